@@ -1,0 +1,167 @@
+"""One decoder for the Llama, Mistral, Qwen and Gemma families, its layers stacked and scanned.
+
+J is how many token lists a row has: 1 prompt, or K responses that continue it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Literal
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from larpo_jax.models import layer
+from larpo_jax.models.config import Config
+from larpo_jax.models.layer import Keys, Past, Prefix, Weight, layer_weights
+
+ATTENTION = ("xla", "fused")
+REMAT = ("none", "dots", "full")
+
+
+class Layers(nnx.Module):
+  """The weights of all layers, each with a leading layers axis."""
+
+  def __init__(self, config: Config, rngs: nnx.Rngs):
+    for name, weight in layer_weights(config).items():
+      shape = (config.num_layers, *weight.shape)
+      setattr(
+        self, name, _parameter(rngs, weight._replace(shape=shape, axes=("layers", *weight.axes)))
+      )
+
+
+class Transformer(nnx.Module):
+  """Tokens to hidden states; its weights are float32, whatever it computes in."""
+
+  def __init__(
+    self,
+    config: Config,
+    *,
+    rngs: nnx.Rngs,
+    dtype: Any = jnp.float32,
+    attention: Literal["xla", "fused"] = "xla",
+    remat: Literal["none", "dots", "full"] = "none",
+    scan: bool = True,
+  ):
+    if attention not in ATTENTION or remat not in REMAT:
+      raise ValueError(
+        f"attention={attention!r} must be one of {ATTENTION}, remat={remat!r} of {REMAT}"
+      )
+    if attention == "fused" and config.attention_softcap:
+      raise ValueError(
+        f"attention='fused' cannot soft-cap scores as {config.model_type} does; use attention='xla'"
+      )
+    self.config, self.dtype, self.attention = config, jnp.dtype(dtype), attention
+    self.remat, self.scan = remat, scan
+    d, v, std = config.hidden_size, config.vocab_size, config.initializer_range
+    self.embedding = _parameter(rngs, Weight((v, d), ("vocab", "embed"), std))
+    self.layers = Layers(config, rngs)
+    self.norm = _parameter(rngs, Weight((d,), ("embed",), constant=0.0 if config.gemma else 1.0))
+    if not config.tie_embeddings:
+      self.head = _parameter(rngs, Weight((d, v), ("embed", "vocab"), std))
+
+  def __call__(
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    valid: jax.Array,
+    *,
+    prefix: Prefix | None = None,
+    past: Past | None = None,
+  ) -> tuple[jax.Array, Keys | Past]:
+    """Hidden states after the final norm, [B, J, T, D] in the compute dtype, and the keys.
+
+    tokens, positions: int32 [B, J, T]; valid: bool [B, J, T], False on padding at either end. A
+    token sees the prefix, the past, and the valid tokens up to itself; positions only rotate and
+    bound windows, so they count on from the prefix. Without a past the keys of this call come back,
+    with one (T = 1) the past with this token written at its index.
+    """
+    if past is not None:
+      past = layer.advance(past, positions, valid)
+    x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype)
+    if self.config.gemma:  # the factor is rounded to the compute dtype, as in transformers
+      x = x * jnp.asarray(math.sqrt(self.config.hidden_size), self.dtype)
+    x, key, value = self._run(x, positions, valid, prefix, past)
+    hidden = layer.rms_norm(x, self.norm[...], self.config)
+    if past is not None:
+      return hidden, past.replace(key=key, value=value, index=past.index + 1)
+    return hidden, Keys(key=key, value=value, position=positions, valid=valid)
+
+  def unembed(self) -> jax.Array:
+    """The matrix from hidden states to logits, float32 [D, V]."""
+    return self.embedding[...].T if self.config.tie_embeddings else self.head[...]
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """float32 [..., V] of hidden states [..., D], soft-capped where the model does."""
+    matrix = self.unembed().astype(self.dtype)
+    logits = jnp.einsum("...d,dv->...v", hidden, matrix, preferred_element_type=jnp.float32)
+    cap = self.config.final_softcap
+    return logits if cap is None else jnp.tanh(logits / cap) * cap
+
+  def _run(self, x, positions, valid, prefix, past):
+    config = self.config
+    scope = layer.scope(config, positions, valid, prefix, past)
+    step = functools.partial(layer.apply, config, self.attention, scope)
+    if self.remat != "none":
+      policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+      step = jax.checkpoint(step, policy=policy if self.remat == "dots" else None)
+    inputs = layer.Inputs(
+      {
+        name: value[...]
+        for name, value in vars(self.layers).items()
+        if isinstance(value, nnx.Param)
+      },
+      jnp.asarray(config.windows, jnp.int32),
+      jnp.asarray(config.rope_of_layer, jnp.int32),
+      jnp.arange(config.num_layers),
+      None if prefix is None else (prefix.key, prefix.value),
+    )
+    carry = (x, None if past is None else (past.key, past.value))
+    if self.scan:
+      (x, buffers), keys = jax.lax.scan(step, carry, inputs)
+    else:
+      outputs = []
+      for index in range(config.num_layers):
+        carry, own = step(carry, jax.tree.map(lambda leaf, i=index: leaf[i], inputs))
+        outputs.append(own)
+      (x, buffers), keys = carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+    return x, *(keys if past is None else buffers)
+
+
+def create(
+  config: Config, key: jax.Array, **options: Any
+) -> tuple[nnx.GraphDef[Transformer], nnx.State]:
+  """A freshly initialised decoder: its graph definition and its float32 parameters.
+
+  options are those of Transformer. Matrices are normal(initializer_range), those that write to the
+  residual stream divided by sqrt(2 L), so that every matrix has a gradient at the first step.
+  """
+  return nnx.split(Transformer(config, rngs=nnx.Rngs(params=key), **options))
+
+
+def empty_past(config: Config, batch: int, lists: int, size: int, dtype: Any = jnp.float32) -> Past:
+  """A decoding buffer of size tokens for each of [batch, lists]."""
+  shape = (config.num_layers, batch, lists, size, config.num_kv_heads, config.head_dim)
+  return Past(
+    key=jnp.zeros(shape, dtype),
+    value=jnp.zeros(shape, dtype),
+    position=jnp.zeros((batch, lists, size), jnp.int32),
+    valid=jnp.zeros((batch, lists, size), bool),
+    index=jnp.zeros((), jnp.int32),
+  )
+
+
+def matmul_params(config: Config) -> int:
+  """Weights that multiply every token, the unembedding included: a forward is twice that in FLOPs."""
+  per_layer = sum(math.prod(w.shape) for w in layer_weights(config).values() if w.std is not None)
+  return config.num_layers * per_layer + config.vocab_size * config.hidden_size
+
+
+def _parameter(rngs: nnx.Rngs, weight: Weight) -> nnx.Param:
+  if weight.std is None:
+    value = jnp.full(weight.shape, weight.constant, jnp.float32)
+  else:
+    value = weight.std * jax.random.normal(rngs.params(), weight.shape, jnp.float32)
+  return nnx.Param(value, logical_axes=weight.axes)
