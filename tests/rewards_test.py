@@ -1,0 +1,133 @@
+"""Rewards by rule, and the protocol that all of them keep."""
+
+from decimal import Decimal
+from fractions import Fraction
+import inspect
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from larpo_jax import lookup
+from larpo_jax.rewards import rules, worlds
+from larpo_jax.worlds import arithmetic
+
+NEEDED = {"pattern": "a+", "answers": {"1+1:": "2"}}  # arguments without a default
+
+
+def every_reward():
+  found = []
+  for name in lookup.names("larpo_jax.rewards"):
+    module, _, attribute = name.partition(".")
+    if module in ("rules", "worlds"):
+      function = getattr({"rules": rules, "worlds": worlds}[module], attribute)
+      needed = {key: NEEDED[key] for key in lookup.keywords(function) if key in NEEDED}
+      found.append(
+        pytest.param(lookup.resolve({"name": name, **needed}, "larpo_jax.rewards"), id=name)
+      )
+  return found
+
+
+def test_all_are_found():
+  assert {p.id for p in every_reward()} == {
+    "rules.brevity",
+    "rules.exact",
+    "rules.matches",
+    "rules.number",
+    "worlds.arithmetic",
+  }
+
+
+@pytest.mark.parametrize("reward", every_reward())
+def test_protocol(reward):
+  assert inspect.getdoc(reward)
+  result = reward(["1+1:"] * 2, [["1+1=2\n=2", "", "\0"], ["a", "2", "x" * 1000]])
+  assert result.dtype == np.float32
+  assert result.shape == (2, 3)
+  one = reward(["1+1:"], [["2"]])
+  assert one == result[1, 1]  # each response on its own
+
+
+@pytest.mark.parametrize("reward", every_reward())
+@settings(max_examples=100, deadline=None)
+@given(text=st.text() | st.text("0123456789+-*/=.,#$\\{} boxed", max_size=40))
+def test_hostile_text_gives_a_finite_number(reward, text):
+  assert np.isfinite(reward(["1+1:"], [[text]])).all()
+
+
+def test_world_reward_is_its_gold(seed):
+  shown = arithmetic.demonstrations(30, seed=seed)
+  prompts, responses = [d.prompt for d in shown], [[d.response, "=1"] for d in shown]
+  np.testing.assert_array_equal(
+    worlds.arithmetic(prompts, responses), arithmetic.gold(prompts, responses)
+  )
+
+
+def test_brevity_is_free_up_to_the_budget():
+  got = rules.brevity([""], [["", "abc", "abcd", "x" * 13]], characters=3, per=10)
+  np.testing.assert_allclose(got, [[0, 0, -0.1, -1]], rtol=1e-6)
+
+
+def test_matches_searches_or_wants_the_whole():
+  texts = [["aab", "b\na", "c"]]
+  assert rules.matches([""], texts, pattern="a+").tolist() == [[1, 1, 0]]
+  assert rules.matches([""], texts, pattern="a+", whole=True).tolist() == [[0, 0, 0]]
+  assert rules.matches([""], texts, pattern=".*a.*", whole=True).tolist() == [[1, 1, 0]]
+
+
+def test_exact_forgives_case_and_space_only():
+  got = rules.exact(["q"], [["  paris\n", "PARIS", "Paris.", "Lyon"]], answers={"q": "Paris"})
+  assert got.tolist() == [[1, 1, 0, 0]]
+
+
+@given(st.decimals(-(10**9), 10**9, allow_nan=False, places=3), st.booleans(), st.integers(0, 2))
+def test_number_reads_what_decimal_writes(value: Decimal, commas: bool, marker: int):
+  written = f"{value:,}" if commas else f"{value}"
+  text = [f"7 apples, so {written}", f"1 #### {written} (ok 5)", rf"2 \boxed{{{written}}} of 8"]
+  fraction = Fraction(value)
+  answers = {"q": f"{fraction.numerator}/{fraction.denominator}", "other": f"{value + 1}"}
+  responses = [[text[marker]]] * 2
+  assert rules.number(["q", "other"], responses, answers=answers).tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize(
+  ("response", "answer", "right"),
+  [
+    ("so 1,234.50 it is", "2469/2", True),
+    ("the answer is 42.", "42", True),
+    ("the answer is $42", "42", True),
+    ("42, then nothing", "42", True),
+    ("-3", "3", False),
+    ("10-3", "3", True),
+    ("10 = -3", "-3", True),
+    ("1, 2,3", "3", True),
+    ("1,2345", "2345", True),
+    ("1/0", "1", False),
+    ("no digits", "0", False),
+    ("#### none", "5", False),
+    ("5 #### 6", "5", False),
+    ("٣", "3", False),
+    ("1e3", "1000", False),
+    ("9" * 100_000, "9", False),
+  ],
+)
+def test_number_cases(response, answer, right):
+  assert rules.number(["q"], [[response]], answers={"q": answer}).item() == right
+
+
+@pytest.mark.parametrize(
+  ("call", "named"),
+  [
+    (lambda: rules.matches([""], [["a"]], pattern="("), "'('"),
+    (lambda: rules.exact(["who?"], [["a"]], answers={}), "'who?'"),
+    (lambda: rules.number(["q"], [["1"]], answers={"q": "none"}), "'none'"),
+    (lambda: rules.brevity([""], [["a"]], per=0), "per=0"),
+    (lambda: rules.brevity(["a", "b"], [["a"]]), "2 prompts"),
+    (lambda: worlds.arithmetic(["2+2 is"], [["4"]]), "'2+2 is'"),
+  ],
+)
+def test_mistakes_are_named(call, named):
+  with pytest.raises(ValueError, match=re.escape(named)):
+    call()

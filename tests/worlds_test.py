@@ -1,0 +1,213 @@
+"""The arithmetic world: its checker against an evaluation that shares no code with it."""
+
+import ast
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from larpo_jax.worlds import arithmetic
+
+WORLD = st.builds(
+  lambda seed, index, steps: arithmetic.problems(1, seed=seed, steps=steps, start=index)[0],
+  st.integers(0, 2**32),
+  st.integers(0, 10**6),
+  st.integers(1, 8),
+)
+
+
+def evaluate(text: str) -> int:
+  """Python's own parser on one binary expression or number."""
+  node = ast.parse(text, mode="eval").body
+  if isinstance(node, ast.Constant):
+    return node.value
+  left, right = evaluate(ast.unparse(node.left)), evaluate(ast.unparse(node.right))
+  return {ast.Add: left + right, ast.Sub: left - right, ast.Mult: left * right}[type(node.op)]
+
+
+def running(prompt: str) -> list[int]:
+  """The values on the way, from the prompt's text: one bracket pair around each prefix."""
+  tokens = re.findall(r"\d+|[-+*]", prompt)
+  values = [int(tokens[0])]
+  for sign, operand in zip(tokens[1::2], tokens[2::2], strict=True):
+    values.append(evaluate(f"{values[-1]}{sign}{operand}"))
+  return values
+
+
+def test_problems_and_solutions_agree_with_python(seed):
+  drawn = arithmetic.problems(3000, seed=seed, steps=(1, 8))
+  assert {len(problem.operations) for problem in drawn} == set(range(1, 9))
+  for problem in drawn:
+    prompt, solution = arithmetic.prompt(problem), arithmetic.solution(problem)
+    values = running(prompt)
+    assert list(problem.values) == values, prompt
+    assert all(0 <= value < 100 for value in values), prompt
+    *steps, answer = solution.split("\n")
+    assert [evaluate(step.split("=")[0]) for step in steps] == values[1:], solution
+    assert [int(step.split("=")[1]) for step in steps] == values[1:], solution
+    assert answer == f"={values[-1]}"
+    assert arithmetic.parse(prompt) == problem
+    verdict = arithmetic.check(prompt, solution)
+    assert verdict == arithmetic.Verdict(len(steps), len(steps), None, True, True), solution
+  assert arithmetic.gold([prompt], [[solution]]) == 1.0
+
+
+def independent_steps_right(prompt: str, response: str) -> int:
+  """How many leading lines state the asked step truly, by Python's evaluation of the line."""
+  tokens, values = re.findall(r"\d+|[-+*]", prompt), running(prompt)
+  asked = list(zip(values, tokens[1::2], tokens[2::2]))
+  right = 0
+  for line, (value, sign, operand) in zip(response.split("\n"), asked):
+    left, equals, result = line.replace(" ", "").partition("=")
+    if not equals or not re.fullmatch(r"[0-9]+", result) or left != f"{value}{sign}{operand}":
+      break
+    if re.search(r"[0-9] +[0-9]", line) or result != str(int(result)):
+      break
+    if int(result) != evaluate(left):
+      break
+    right += 1
+  return right
+
+
+def test_every_single_character_corruption_is_caught_or_is_a_space(seed):
+  for problem in arithmetic.problems(12, seed=seed, steps=(1, 5)):
+    prompt, solution = arithmetic.prompt(problem), arithmetic.solution(problem)
+    for place in range(len(solution) + 1):
+      for character in [*arithmetic.ALPHABET, "x", "\r", "٣", "\0", ""]:
+        inserted = solution[:place] + character + solution[place:]
+        for corrupt in (inserted, solution[:place] + character + solution[place + 1 :]):
+          verdict = arithmetic.check(prompt, corrupt)
+          assert verdict.steps_right == independent_steps_right(prompt, corrupt), corrupt
+          same = corrupt.replace(" ", "").removesuffix("\n") == solution
+          perfect = verdict.first_wrong is None and verdict.final_right and verdict.well_formed
+          if perfect:
+            assert same, (solution, corrupt)  # nothing but spaces, none of them inside a number
+          elif same:
+            assert re.search(r"\d \d", corrupt), (solution, corrupt)
+
+
+def test_gold_rises_with_each_right_step_and_most_with_the_answer(seed):
+  for problem in arithmetic.problems(200, seed=seed, steps=(2, 8)):
+    prompt, lines = arithmetic.prompt(problem), arithmetic.solution(problem).split("\n")
+    # step lines replaced from some place on by lines of the same shape that are wrong
+    wrong = [re.sub(r"=(\d)", lambda m: f"={9 - int(m[1])}", line) for line in lines]
+    ladder = ["\n".join(lines[:k] + wrong[k:]) for k in range(len(lines) + 1)]
+    (rewards,) = arithmetic.gold([prompt], [ladder])
+    assert np.all(np.diff(rewards) > 0), (ladder, rewards)
+    assert np.argmax(np.diff(rewards)) == len(lines) - 1
+    assert rewards[-1] == 1.0
+    prefixes = ["\n".join(lines[:k]) for k in range(len(lines) + 1)]
+    (rewards,) = arithmetic.gold([prompt], [prefixes])
+    assert np.all(np.diff(rewards) > 0)
+    assert rewards[0] == 0.0
+    (padded,) = arithmetic.gold([prompt], [["\n".join(lines).replace("=", " = "), prefixes[-1]]])
+    assert padded[0] < padded[1]  # spaces are not wrong, but they are longer
+
+
+def test_splits_never_share_a_problem(seed):
+  drawn = {
+    split: set(
+      arithmetic.problems(1500, seed=seed, split=split, steps=1)
+      + arithmetic.problems(500, seed=seed + 1, split=split, steps=(1, 3))
+    )
+    for split in arithmetic.SPLITS
+  }
+  assert min(map(len, drawn.values())) > 100  # with one step there are few, so that all recur
+  for split, problems in drawn.items():
+    assert {arithmetic.split_of(problem) for problem in problems} == {split}
+    for other in set(drawn) - {split}:
+      assert not problems & drawn[other]
+
+
+def test_seed_and_index_decide_everything(seed):
+  whole = arithmetic.problems(50, seed=seed)
+  assert arithmetic.problems(20, seed=seed, start=30) == whole[30:]
+  assert arithmetic.problems(50, seed=seed + 1) != whole
+  assert len(set(arithmetic.problems(500, seed=seed))) > 450
+  shown = arithmetic.demonstrations(50, seed=seed)
+  assert arithmetic.demonstrations(20, seed=seed, start=30) == shown[30:]
+  assert [d.prompt for d in shown] == [arithmetic.prompt(problem) for problem in whole]
+
+
+def test_demonstrations_slip_as_often_as_asked_and_then_go_on_faithfully(seed):
+  shown = arithmetic.demonstrations(2000, seed=seed, slip=0.3)
+  verdicts = [arithmetic.check(d.prompt, d.response) for d in shown]
+  assert all(verdict.well_formed for verdict in verdicts)
+  wrong = [verdict.first_wrong for verdict in verdicts if verdict.first_wrong is not None]
+  assert 0.25 < len(wrong) / len(shown) < 0.35  # 5 standard deviations either way
+  assert set(wrong) == {0, 1, 2}
+  assert all((v.first_wrong is None) == v.final_right for v in verdicts)
+  for demonstration in shown:  # at most one line whose arithmetic is false
+    *steps, answer = demonstration.response.split("\n")
+    false = [step for step in steps if evaluate(step.split("=")[0]) != int(step.split("=")[1])]
+    assert len(false) <= 1, demonstration
+    assert answer == "=" + steps[-1].split("=")[1]
+  assert all(
+    arithmetic.gold([d.prompt], [[d.response]]) == 1
+    for d in arithmetic.demonstrations(50, seed=seed, slip=0.0)
+  )
+
+
+@settings(max_examples=300, deadline=None)
+@given(WORLD, st.text() | st.text(arithmetic.ALPHABET, max_size=60))
+def test_no_response_raises_and_a_good_reward_means_a_right_answer(problem, response):
+  prompt = arithmetic.prompt(problem)
+  verdict = arithmetic.check(prompt, response)
+  ((reward,),) = arithmetic.gold([prompt], [[response]])
+  assert 0 <= reward <= 1
+  assert verdict.final_right or reward <= 0.5
+  assert (verdict.first_wrong is None) == (verdict.steps_right == verdict.steps)
+
+
+@pytest.mark.parametrize(
+  "response", ["=" + "9" * 100_000, "9" * 100_000, "\n" * 100_000, "1+1=" * 50_000, " " * 100_000]
+)
+def test_long_hostile_responses_are_quick_and_worth_little(response):
+  assert arithmetic.gold(["1+1:"], [[response]]) <= 0.1
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text() | st.from_regex(r"[0-9]{1,3}([-+*][0-9]){1,4}:", fullmatch=True))
+def test_a_prompt_is_a_problem_or_a_value_error(text):
+  try:
+    problem = arithmetic.parse(text)
+  except ValueError:
+    return
+  assert arithmetic.prompt(problem) == text.strip()
+  assert list(problem.values) == running(text.strip())
+
+
+@pytest.mark.parametrize(
+  ("arguments", "named"),
+  [
+    (dict(split="tset"), "tset"),
+    (dict(steps=0), "steps=0"),
+    (dict(steps=(3, 2)), "steps=(3, 2)"),
+    (dict(steps=17), "steps=17"),
+    (dict(seed=-1), "seed=-1"),
+  ],
+)
+def test_wrong_arguments_are_named(arguments, named):
+  with pytest.raises(ValueError, match=re.escape(named)):
+    arithmetic.problems(1, **{"seed": 0, **arguments})
+  with pytest.raises(ValueError, match="slip"):
+    arithmetic.demonstrations(1, seed=0, slip=1.5)
+
+
+def test_tokenizer_survives_disk_and_gives_the_text_back(seed, tmp_path):
+  made = arithmetic.tokenizer()
+  made.save_pretrained(tmp_path)
+  loaded = AutoTokenizer.from_pretrained(tmp_path)
+  for prompt, response in arithmetic.demonstrations(50, seed=seed, steps=(1, 8)):
+    text = f"{prompt} \n{response}"
+    ids = loaded(text)["input_ids"]
+    assert ids == made(text)["input_ids"]
+    assert len(ids) == len(text)
+    assert loaded.unk_token_id not in ids
+    assert loaded.decode(ids) == text
+    assert loaded.decode([*ids, loaded.eos_token_id], skip_special_tokens=True) == text
+  assert len({loaded.pad_token_id, loaded.eos_token_id, loaded.unk_token_id}) == 3
+  assert len(loaded) == len(arithmetic.ALPHABET) + 3
