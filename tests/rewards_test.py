@@ -108,6 +108,7 @@ def test_number_reads_what_decimal_writes(value: Decimal, commas: bool, marker: 
     ("no digits", "0", False),
     ("#### none", "5", False),
     ("5 #### 6", "5", False),
+    ("#### 6, no: #### 7", "7", True),
     ("٣", "3", False),
     ("1e3", "1000", False),
     ("9" * 100_000, "9", False),

@@ -151,6 +151,26 @@ def test_demonstrations_slip_as_often_as_asked_and_then_go_on_faithfully(seed):
   )
 
 
+@pytest.mark.parametrize(
+  ("response", "verdict"),
+  [
+    ("4+3=7\n7*2=14\n=14\n", (2, None, True, True)),
+    ("4+3=7\n7*2=14\n=14\n=14", (2, None, False, False)),  # one answer, not a choice of two
+    ("4+3=7\n7*2=14\n=13\n=14", (2, None, False, False)),
+    ("4+3=7\n7*2=14\n14-1=13\n=14", (2, None, True, False)),
+    ("4+3=7\n7*2=14", (2, None, False, False)),
+    ("4+3=7\n=14", (1, 1, True, False)),
+    ("=14", (0, 0, True, False)),
+    ("4+3=8\n8*2=16\n=16", (0, 0, False, True)),
+    ("4+3=8\n7*2=14\n=14", (0, 0, True, True)),  # right from a wrong step: no credit for it
+    ("3+4=7\n7*2=14\n=14", (0, 0, True, True)),  # true, but not the step asked for
+    ("so\n4+3=7\n7*2=14\n=14", (0, 0, True, False)),
+  ],
+)
+def test_verdicts_written_by_hand(response, verdict):
+  assert arithmetic.check("4+3*2:", response) == arithmetic.Verdict(2, *verdict)
+
+
 @settings(max_examples=300, deadline=None)
 @given(WORLD, st.text() | st.text(arithmetic.ALPHABET, max_size=60))
 def test_no_response_raises_and_a_good_reward_means_a_right_answer(problem, response):
