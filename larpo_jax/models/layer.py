@@ -136,7 +136,7 @@ def scope(
       queries = positions.reshape(*prefix.position.shape[:2], -1)
       prefix_distance = queries[..., :, None] - prefix.position[..., None, :]
   return Scope(
-    rope.rotations(config, positions),
+    rope.rotations(config.ropes, config.head_dim, positions),
     own,
     own_distance,
     prefix_mask,
@@ -157,7 +157,7 @@ def advance(past: Past, positions: jax.Array, valid: jax.Array) -> Past:
 
 
 def apply(config: Config, implementation: str, scope: Scope, carry, inputs: Inputs):
-  """(x [B, J, T, D], past keys and values or None) -> the same, and this layer's keys and values."""
+  """carry: x [B, J, T, D] and the past's buffers or None -> the same, and this layer's keys."""
   x, past = carry
   weights = {name: weight.astype(x.dtype) for name, weight in inputs.weights.items()}
   # Norms are applied in float32, so they keep their own precision.

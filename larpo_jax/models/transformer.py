@@ -154,7 +154,7 @@ def empty_past(config: Config, batch: int, lists: int, size: int, dtype: Any = j
 
 
 def matmul_params(config: Config) -> int:
-  """Weights that multiply every token, the unembedding included: a forward is twice that in FLOPs."""
+  """Weights that multiply every token, unembedding included; a forward is twice that in FLOPs."""
   per_layer = sum(math.prod(w.shape) for w in layer_weights(config).values() if w.std is not None)
   return config.num_layers * per_layer + config.vocab_size * config.hidden_size
 
