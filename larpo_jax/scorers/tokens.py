@@ -1,0 +1,72 @@
+"""Log-probs of text: the prompt is computed once for its K responses, and logits never exist."""
+
+from __future__ import annotations
+
+import math
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from larpo_jax.models import prompts
+from larpo_jax.scorers import _head
+from larpo_jax.types import Array, Batch, LogProbs
+
+BATCH_AXES = ("data", "fsdp")  # the mesh axes that split prompts
+
+
+def causal(
+  model: nnx.GraphDef, params: nnx.State, batch: Batch, *, chunk: int = 1024
+) -> LogProbs:
+  """Log p(token | prompt and the response so far) of a left-to-right model, and the entropy there.
+
+  What continues the prompt is its last token and then the response without its own last token,
+  so that each input predicts the token at its place; the rest of the prompt is a shared prefix.
+  The first token of a response to an empty prompt is predicted from nothing: it does not count.
+
+  Args:
+    model: graph definition of a `models.transformer.Transformer`.
+    params: its parameters.
+    batch: prompts padded on either side.
+    chunk: how many positions of a device have their logits in memory at a time.
+  """
+  net = nnx.merge(model, params)
+  prompt = prompts.prefill(net, batch.prompt, batch.prompt_mask)
+  lists = batch.response.shape[:2]
+  last = jnp.broadcast_to(prompt.last, lists)[..., None]  # [B, K, 1]
+  length = jnp.broadcast_to(prompt.length, lists)[..., None]
+  inputs = jnp.concatenate([last, batch.response[..., :-1]], axis=-1)  # [B, K, R]
+  positions = length - 1 + jax.lax.broadcasted_iota(jnp.int32, inputs.shape, 2)
+  predicted = positions >= 0  # but for the first token after an empty prompt
+  mask = jnp.where(predicted, batch.response_mask, 0.0).astype(jnp.float32)
+  valid = predicted & _up_to_last(batch.response_mask)
+  hidden, _ = net(inputs, jnp.maximum(positions, 0), valid, prefix=prompt.prefix)
+  return _score(net, hidden, batch.response, mask, chunk)
+
+
+def _up_to_last(mask: Array) -> jax.Array:
+  """True up to the last position that counts."""
+  return jax.lax.cummax(jnp.asarray(mask > 0, jnp.int32), axis=mask.ndim - 1, reverse=True) > 0
+
+
+def _score(net, hidden: jax.Array, target: Array, mask: jax.Array, chunk: int) -> LogProbs:
+  """Log-probs [B, K, R] of targets from the hidden states [B, K, R, D] that predict them."""
+  groups = _groups(hidden.shape[0])
+  tied = net.config.tie_embeddings
+  token, entropy = _head.logprobs(
+    hidden.reshape(groups, -1, hidden.shape[-1]),
+    net.embedding[...] if tied else net.head[...],
+    target.reshape(groups, -1),
+    mask.reshape(groups, -1),
+    0 if tied else 1,
+    net.config.final_softcap,
+    chunk,
+  )
+  return LogProbs(token=token.reshape(mask.shape), mask=mask, entropy=entropy.reshape(mask.shape))
+
+
+def _groups(batch: int) -> int:
+  """How many devices split the leading axis under `jax.set_mesh`; 1 without, or if they cannot."""
+  mesh = jax.sharding.get_abstract_mesh()
+  count = math.prod(size for name, size in mesh.shape.items() if name in BATCH_AXES)
+  return 1 if batch % count else count
