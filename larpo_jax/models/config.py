@@ -21,6 +21,15 @@ KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma2": 4, "gemma3_text": 
 
 
 @dataclasses.dataclass(frozen=True)
+class Lora:
+  """Low-rank adapters: W + alpha / rank * A B for each target (https://arxiv.org/abs/2106.09685)."""
+
+  rank: int
+  alpha: float
+  targets: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """Everything the decoder computes with; hashable, so that it can be static under jit."""
 
@@ -51,6 +60,7 @@ class Config:
   bos_token_id: int | None = None
   eos_token_ids: tuple[int, ...] = ()
   pad_token_id: int | None = None
+  lora: Lora | None = None  # never read: models.lora adds it
   source: str = dataclasses.field(default="{}", repr=False)  # the config.json it came from
 
   @property

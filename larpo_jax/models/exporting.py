@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import json
 import os
 import pathlib
@@ -45,6 +45,8 @@ def save(
   More than shard_bytes of weights are split into several files with an index. All files appear at
   the end together, config.json last. Every process must call it; the first one writes.
   """
+  if config.lora is not None:
+    raise ValueError("the model has adapters; merge them with models.lora.merge before saving it")
   settings = settings_of(config, f"{CLASSES[config.model_type]}ForCausalLM", dtype)
   write(directory, params, names.tensors(config), settings, tokenizer, dtype, shard_bytes)
 
@@ -109,37 +111,41 @@ def _write_weights(
   shard_bytes: int,
   first: bool,
 ) -> None:
-  shards: list[dict[str, np.ndarray]] = [{}]
   files: list[pathlib.Path] = []
-  sizes: dict[str, int] = {}
-  where: dict[str, int] = {}
-
-  def flush() -> None:
-    files.append(directory / f"shard-{len(files)}")
-    safetensors.numpy.save_file(shards[0], files[-1], metadata={"format": "pt"})
-    shards[0] = {}
-
-  for name, array in _stored(params, tensors, dtype):
+  contents: list[list[str]] = []
+  total = 0
+  for shard in _shards(_stored(params, tensors, dtype), shard_bytes):
     if not first:
       continue  # it took part in the gathering
-    if shards[0] and sum(a.nbytes for a in shards[0].values()) + array.nbytes > shard_bytes:
-      flush()
-    shards[0][name] = array
-    sizes[name], where[name] = array.nbytes, len(files)
-  if not first:
-    return
-  flush()
+    files.append(directory / f"shard-{len(files)}")
+    contents.append(list(shard))
+    total += sum(array.nbytes for array in shard.values())
+    safetensors.numpy.save_file(shard, files[-1], metadata={"format": "pt"})
   if len(files) == 1:
     files[0].rename(directory / "model.safetensors")
+  if len(files) < 2:
     return
-  final = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
-  for file, name in zip(files, final):
+  names_of = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
+  for file, name in zip(files, names_of):
     file.rename(directory / name)
-  index = {
-    "metadata": {"total_size": sum(sizes.values())},
-    "weight_map": {name: final[shard] for name, shard in sorted(where.items())},
-  }
+  weight_map = {name: file for file, held in zip(names_of, contents) for name in held}
+  index = {"metadata": {"total_size": total}, "weight_map": weight_map}
   _write_json(directory / "model.safetensors.index.json", index)
+
+
+def _shards(
+  stored: Iterable[tuple[str, np.ndarray]], limit: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Groups of at most limit bytes, a larger tensor alone."""
+  shard: dict[str, np.ndarray] = {}
+  size = 0
+  for name, array in stored:
+    if shard and size + array.nbytes > limit:
+      yield shard
+      shard, size = {}, 0
+    shard[name] = array
+    size += array.nbytes
+  yield shard
 
 
 def _stored(

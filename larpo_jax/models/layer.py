@@ -14,6 +14,8 @@ from larpo_jax.models import attention, rope
 from larpo_jax.models.config import Config
 
 Weights = Mapping[str, jax.Array]
+# The matrices of a layer, and how many leading axes each contracts over.
+INPUTS = {"q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1}
 
 
 @struct.dataclass
@@ -86,7 +88,18 @@ def layer_weights(config: Config) -> dict[str, Weight]:
   if config.gemma:
     weights["post_attention_norm"] = Weight((d,), ("embed",), constant=one)
     weights["post_mlp_norm"] = Weight((d,), ("embed",), constant=one)
+  for name in config.lora.targets if config.lora else ():
+    weights |= _adapters(name, weights[name], config.lora.rank)
   return weights
+
+
+def _adapters(name: str, weight: Weight, rank: int) -> dict[str, Weight]:
+  """A from the inputs to the rank, with PEFT's initial deviation, and B, 0, to the outputs."""
+  inputs = INPUTS[name]
+  std = (3 * math.prod(weight.shape[:inputs])) ** -0.5
+  down = Weight((*weight.shape[:inputs], rank), (*weight.axes[:inputs], "lora"), std)
+  up = Weight((rank, *weight.shape[inputs:]), ("lora", *weight.axes[inputs:]))
+  return {f"{name}_lora_a": down, f"{name}_lora_b": up}
 
 
 class Inputs(NamedTuple):
@@ -165,9 +178,9 @@ def apply(config: Config, implementation: str, scope: Scope, carry, inputs: Inpu
   attended, past, keys = _attention(config, implementation, scope, weights, x, past, inputs)
   x = x + attended
   y = rms_norm(x, weights["mlp_norm"], config)
-  gate = project(y, weights, "gate", "...d,dm->...m")
-  up = project(y, weights, "up", "...d,dm->...m")
-  y = project(activate(gate, config) * up, weights, "down", "...m,md->...d")
+  gate = project(config, y, weights, "gate", "...d,dm->...m")
+  up = project(config, y, weights, "up", "...d,dm->...m")
+  y = project(config, activate(gate, config) * up, weights, "down", "...m,md->...d")
   if config.gemma:
     y = rms_norm(y, weights["post_mlp_norm"], config)
   return (x + y, past), keys
@@ -175,7 +188,9 @@ def apply(config: Config, implementation: str, scope: Scope, carry, inputs: Inpu
 
 def _attention(config, implementation, scope, weights, x, past, inputs):
   y = rms_norm(x, weights["input_norm"], config)
-  query, key, value = (project(y, weights, name, "...d,dhk->...hk") for name in ("q", "k", "v"))
+  query, key, value = (
+    project(config, y, weights, name, "...d,dhk->...hk") for name in ("q", "k", "v")
+  )
   if config.qk_norm:
     query = rms_norm(query, weights["q_norm"], config)
     key = rms_norm(key, weights["k_norm"], config)
@@ -204,7 +219,7 @@ def _attention(config, implementation, scope, weights, x, past, inputs):
     softcap=config.attention_softcap,
     implementation=implementation,
   )
-  y = project(y, weights, "o", "...hk,hkd->...d")
+  y = project(config, y, weights, "o", "...hk,hkd->...d")
   if config.gemma:
     y = rms_norm(y, weights["post_attention_norm"], config)
   return y, past, keys
@@ -214,11 +229,18 @@ def _window(mask: jax.Array, distance: jax.Array | None, window: jax.Array) -> j
   return mask if distance is None else mask & (distance < window)
 
 
-def project(x: jax.Array, weights: Weights, name: str, equation: str) -> jax.Array:
-  """x times the weight of that name, plus its bias where the model has one."""
+def project(config: Config, x: jax.Array, weights: Weights, name: str, equation: str) -> jax.Array:
+  """x times the weight of that name, plus its bias and its adapters where the model has them."""
   y = jnp.einsum(equation, x, weights[name])
-  bias = weights.get(f"{name}_bias")
-  return y if bias is None else y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+  if f"{name}_bias" in weights:
+    bias = weights[f"{name}_bias"]
+    y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+  if config.lora and name in config.lora.targets:
+    inputs, outputs = equation.split(",")[0], equation.split("->")[1]
+    low = jnp.einsum(f"{inputs},{inputs[3:]}r->...r", x, weights[f"{name}_lora_a"])
+    high = jnp.einsum(f"...r,r{outputs[3:]}->{outputs}", low, weights[f"{name}_lora_b"])
+    y = y + high * (config.lora.alpha / config.lora.rank)
+  return y
 
 
 def activate(x: jax.Array, config: Config) -> jax.Array:

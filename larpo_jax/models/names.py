@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 import math
 from typing import NamedTuple
 
 import numpy as np
 
 from larpo_jax.models.config import Config
-from larpo_jax.models.layer import layer_weights
+from larpo_jax.models.layer import INPUTS, layer_weights
 
 Path = tuple[str, ...]
 
@@ -25,10 +26,6 @@ class Tensor(NamedTuple):
   inputs: int | None = None
 
 
-_ATTENTION = {"q": 1, "k": 1, "v": 1, "o": 2}
-_MLP = {"gate": 1, "up": 1, "down": 1}
-
-
 def tensors(config: Config) -> dict[Path, Tensor]:
   """Path in the Transformer's parameters -> tensor of a causal language model's checkpoint."""
   found = {
@@ -37,7 +34,7 @@ def tensors(config: Config) -> dict[Path, Tensor]:
   }
   if not config.tie_embeddings:
     found["head",] = Tensor("lm_head.weight", inputs=1)
-  for name in layer_weights(config):
+  for name in layer_weights(dataclasses.replace(config, lora=None)):
     found["layers", name] = _layer(name, config.gemma)
   return found
 
@@ -56,10 +53,10 @@ def _layer(name: str, gemma: bool) -> Tensor:
   }
   if name in norms:
     return Tensor(f"model.layers.{{}}.{norms[name]}.weight")
-  module = f"self_attn.{matrix}_proj" if matrix in _ATTENTION else f"mlp.{matrix}_proj"
+  module = f"self_attn.{matrix}_proj" if matrix in "qkvo" else f"mlp.{matrix}_proj"
   if kind == "bias":
     return Tensor(f"model.layers.{{}}.{module}.bias", inputs=0)
-  return Tensor(f"model.layers.{{}}.{module}.weight", inputs=(_ATTENTION | _MLP)[matrix])
+  return Tensor(f"model.layers.{{}}.{module}.weight", inputs=INPUTS[matrix])
 
 
 def stored_shape(shape: tuple[int, ...], tensor: Tensor) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from larpo_jax.models import layer
 from larpo_jax.models.config import Config
-from larpo_jax.models.layer import Keys, Past, Prefix, Weight, layer_weights
+from larpo_jax.models.layer import INPUTS, Keys, Past, Prefix, Weight, layer_weights
 
 ATTENTION = ("xla", "fused")
 REMAT = ("none", "dots", "full")
@@ -25,11 +25,8 @@ class Layers(nnx.Module):
   """The weights of all layers, each with a leading layers axis."""
 
   def __init__(self, config: Config, rngs: nnx.Rngs):
-    for name, weight in layer_weights(config).items():
-      shape = (config.num_layers, *weight.shape)
-      setattr(
-        self, name, _parameter(rngs, weight._replace(shape=shape, axes=("layers", *weight.axes)))
-      )
+    for name in layer_weights(config):
+      setattr(self, name, stacked(config, name, rngs))
 
 
 class Transformer(nnx.Module):
@@ -56,11 +53,11 @@ class Transformer(nnx.Module):
     self.config, self.dtype, self.attention = config, jnp.dtype(dtype), attention
     self.remat, self.scan = remat, scan
     d, v, std = config.hidden_size, config.vocab_size, config.initializer_range
-    self.embedding = _parameter(rngs, Weight((v, d), ("vocab", "embed"), std))
+    self.embedding = parameter(rngs, Weight((v, d), ("vocab", "embed"), std))
     self.layers = Layers(config, rngs)
-    self.norm = _parameter(rngs, Weight((d,), ("embed",), constant=0.0 if config.gemma else 1.0))
+    self.norm = parameter(rngs, Weight((d,), ("embed",), constant=0.0 if config.gemma else 1.0))
     if not config.tie_embeddings:
-      self.head = _parameter(rngs, Weight((d, v), ("embed", "vocab"), std))
+      self.head = parameter(rngs, Weight((d, v), ("embed", "vocab"), std))
 
   def __call__(
     self,
@@ -154,14 +151,25 @@ def empty_past(config: Config, batch: int, lists: int, size: int, dtype: Any = j
 
 
 def matmul_params(config: Config) -> int:
-  """Weights that multiply every token, unembedding included; a forward is twice that in FLOPs."""
-  per_layer = sum(math.prod(w.shape) for w in layer_weights(config).values() if w.std is not None)
+  """Weights that multiply every token, unembedding included; a forward is twice that in FLOPs.
+
+  Neither the scores of attention nor adapters are counted.
+  """
+  per_layer = sum(math.prod(w.shape) for name, w in layer_weights(config).items() if name in INPUTS)
   return config.num_layers * per_layer + config.vocab_size * config.hidden_size
 
 
-def _parameter(rngs: nnx.Rngs, weight: Weight) -> nnx.Param:
+def stacked(config: Config, name: str, rngs: nnx.Rngs) -> nnx.Param:
+  """That weight of every layer, with a leading layers axis."""
+  weight = layer_weights(config)[name]
+  weight = weight._replace(shape=(config.num_layers, *weight.shape), axes=("layers", *weight.axes))
+  return parameter(rngs, weight, nnx.LoRAParam if "_lora_" in name else nnx.Param)
+
+
+def parameter(rngs: nnx.Rngs, weight: Weight, kind: type[nnx.Param] = nnx.Param) -> nnx.Param:
+  """A float32 parameter that knows the logical name of each of its axes."""
   if weight.std is None:
     value = jnp.full(weight.shape, weight.constant, jnp.float32)
   else:
     value = weight.std * jax.random.normal(rngs.params(), weight.shape, jnp.float32)
-  return nnx.Param(value, logical_axes=weight.axes)
+  return kind(value, logical_axes=weight.axes)
