@@ -15,7 +15,8 @@ def sum(x: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> jax
 
 def mean(x: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
   """Mean of x where mask is not 0; 0 where nothing is."""
-  count = jnp.sum(jnp.where(mask, 1.0, 0.0), axis=axis)
+  # Counted over the common shape: an axis along which one of the two is 1 wide counts in full.
+  count = jnp.sum(jnp.where(mask, jnp.ones_like(x), 0.0), axis=axis)
   return sum(x, mask, axis) / jnp.maximum(count, 1.0)
 
 

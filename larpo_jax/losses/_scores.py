@@ -1,0 +1,130 @@
+"""What kernels share: the implicit reward, who is best, worst or beaten, and the metrics.
+
+One rule of ties for every kernel: equal labels say nothing about order. Two responses with the
+same label never compete, and where a kernel asks for the best (or the worst) response and several
+share that label, it takes the mean over them. So nothing depends on the order of the candidates,
+and a list whose labels are all equal has loss 0 and gradient 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from larpo_jax import masked
+from larpo_jax.types import Batch, LogProbs, Metrics
+
+
+def implicit_reward(policy: LogProbs, reference: LogProbs, batch: Batch, beta: Any) -> jax.Array:
+  """beta (log p(y) - log p_ref(y)) [B, K], sums over tokens; 0 where there is no response.
+
+  Raises ValueError unless beta > 0 (a traced beta is not looked at).
+  """
+  require("beta", beta, lambda value: 0.0 < value < math.inf, "above 0 and finite")
+  return beta * log_ratio(policy, reference, batch)
+
+
+def log_ratio(policy: LogProbs, reference: LogProbs, batch: Batch) -> jax.Array:
+  """log p(y) - log p_ref(y) [B, K], sums over tokens; 0 where there is no response."""
+  return jnp.where(batch.valid, policy.sequence - reference.sequence, 0.0)
+
+
+def require(name: str, value: Any, holds: Callable[[float], bool], bounds: str) -> None:
+  """Raises ValueError that names the hyper-parameter unless it is in bounds; tracers pass."""
+  if isinstance(value, int | float) and not holds(value):
+    raise ValueError(f"{name} is {value}, and has to be {bounds}")
+
+
+def best(batch: Batch) -> jax.Array:
+  """The responses with the highest label of their list, bool [B, K]; none in an empty list."""
+  top = jnp.max(jnp.where(batch.valid, batch.label, -jnp.inf), axis=-1, keepdims=True)
+  return batch.valid & (batch.label == top)
+
+
+def worst(batch: Batch) -> jax.Array:
+  """The responses with the lowest label of their list, bool [B, K]; none in an empty list."""
+  bottom = jnp.min(jnp.where(batch.valid, batch.label, jnp.inf), axis=-1, keepdims=True)
+  return batch.valid & (batch.label == bottom)
+
+
+def beaten(batch: Batch) -> jax.Array:
+  """Who is strictly better than whom: bool [B, K, K], True at (i, j) where i beats j."""
+  return masked.pairs(batch.label, batch.valid)
+
+
+def margins(reward: jax.Array) -> jax.Array:
+  """reward_i - reward_j at (i, j): [B, K] -> [B, K, K]."""
+  return reward[..., :, None] - reward[..., None, :]
+
+
+def against(reward: jax.Array, rivals: jax.Array) -> jax.Array:
+  """-log softmax of each response among itself and its rivals: [B, K]; 0 where it has none.
+
+  rivals is bool [B, K, K], True at (i, j) where j is a rival of i. It is written as
+  -log sigmoid(reward_i - lse(rivals)), which for one rival is DPO to the last bit and, unlike
+  lse(all) - reward_i, does not cancel to 0 when the response is far ahead.
+  """
+  contested = jnp.any(rivals, axis=-1)  # [B, K]
+  # Without a rival a list of zeros stands in, so that the log-sum-exp and its gradient are finite.
+  left_out = jnp.where(contested, -jnp.inf, 0.0)[..., None]  # [B, K, 1]
+  others = jnp.where(rivals, reward[..., None, :], left_out)  # [B, K, K]
+  ahead = reward - jax.nn.logsumexp(others, axis=-1)  # [B, K]
+  return jnp.where(contested, -jax.nn.log_sigmoid(ahead), 0.0)
+
+
+def metrics(reward: jax.Array, policy: LogProbs, reference: LogProbs, batch: Batch) -> Metrics:
+  """What every kernel with a reward reports of each prompt, {name: float32 [B]}; no gradient.
+
+  Names that TRL has mean what they mean there: chosen is the best-labelled response and rejected
+  the worst-labelled; in a list of equal labels every response is both. Beyond TRL's:
+
+  * rank/accuracy: share of ordered pairs that the reward orders rightly, equal rewards count 1/2;
+  * rank/ordered: 1 where the list has an ordered pair. Elsewhere both accuracies are 0, so divide
+    their means by its mean when data with lists of equal labels are trained on;
+  * displacement/chosen: logps/chosen minus the reference's; below 0, the chosen became less likely;
+  * kl: mean over responses of log p(y) - log p_ref(y); estimates KL(policy || reference) only as
+    far as the responses are samples of the policy, and can be negative.
+  """
+  chosen, rejected, wins = best(batch), worst(batch), beaten(batch)
+  ratio = log_ratio(policy, reference, batch)
+  right = jnp.where(margins(reward) > 0, 1.0, 0.0)  # [B, K, K]
+  half = jnp.where(margins(reward) == 0, 0.5, 0.0)
+  ends = wins & chosen[..., :, None] & rejected[..., None, :]
+  on = {"chosen": chosen, "rejected": rejected}
+  found = {f"rewards/{name}": masked.mean(reward, who, -1) for name, who in on.items()}
+  found |= {
+    "rewards/margins": found["rewards/chosen"] - found["rewards/rejected"],
+    "rewards/accuracies": masked.mean(right, ends, (-2, -1)),
+    "rank/accuracy": masked.mean(right + half, wins, (-2, -1)),
+    "rank/ordered": jnp.any(wins, axis=(-2, -1)).astype(jnp.float32),
+    "displacement/chosen": masked.mean(ratio, chosen, -1),
+    "kl": masked.mean(ratio, batch.valid, -1),
+  }
+  for name, who in on.items():
+    found |= {
+      f"logps/{name}": masked.mean(policy.sequence, who, -1),
+      f"length/{name}": masked.mean(policy.length, who, -1),
+    }
+  return jax.lax.stop_gradient(found | likelihood(policy, batch))
+
+
+def likelihood(policy: LogProbs, batch: Batch) -> Metrics:
+  """What can be said of a prompt without a reference, {name: float32 [B]}; no gradient.
+
+  entropy is the mean over the tokens of a prompt's responses. TRL takes the mean over the tokens
+  of the batch, where a longer prompt weighs more.
+  """
+  chosen = best(batch)
+  found = {
+    "logps/chosen": masked.mean(policy.sequence, chosen, -1),
+    "logps/chosen_per_token": masked.mean(policy.mean, chosen, -1),
+    "length/chosen": masked.mean(policy.length, chosen, -1),
+  }
+  if policy.entropy is not None:
+    counted = (policy.mask > 0) & batch.valid[..., None]  # [B, K, R]
+    found["entropy"] = masked.mean(policy.entropy, counted, (-2, -1))
+  return jax.lax.stop_gradient(found)

@@ -1,0 +1,255 @@
+"""Properties of every kernel in larpo_jax.losses: a new one is covered the day it is written."""
+
+import functools
+import inspect
+
+from draws import better_and_worse, lists, reordered, wider
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+import pytest
+
+from larpo_jax import lookup, masked
+
+PACKAGE = "larpo_jax.losses"
+KERNELS = lookup.names(PACKAGE)
+COUPLED = {
+  name: getattr(lookup.resolve({"name": name}, PACKAGE), "couples_prompts", False)
+  for name in KERNELS
+}
+every_kernel = pytest.mark.parametrize("name", KERNELS)
+
+
+def outputs(name, policy, reference, batch):
+  """loss [B], metrics {name: [B]} and d(weighted sum of the loss) / d(policy log-probs)."""
+  kernel = lookup.resolve({"name": name}, PACKAGE)
+
+  def total(token):
+    loss, metrics = kernel(policy.replace(token=token), reference, batch)
+    return masked.sum(loss * batch.weight, batch.weight > 0), (loss, metrics)
+
+  gradient, (loss, metrics) = jax.grad(total, has_aux=True)(jnp.asarray(policy.token))
+  return loss, metrics, gradient
+
+
+@functools.cache
+def compiled(name):
+  return jax.jit(functools.partial(outputs, name))
+
+
+def close(found, expected, rtol=1e-5, atol=1e-6):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol, atol), found, expected)
+
+
+def all_finite(tree):
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree)), tree
+
+
+def rows(tree, index):
+  return jax.tree.map(lambda x: x[index], tree)
+
+
+def test_there_are_kernels():
+  families = {name.split(".")[0] for name in KERNELS}
+  assert {"listwise", "pairwise", "pointwise"} <= families
+  assert not any("_scores" in name for name in KERNELS)
+
+
+@every_kernel
+def test_signature_and_source(name):
+  kernel = lookup.resolve({"name": name}, PACKAGE)
+  positional = [
+    p for p in inspect.signature(kernel).parameters.values() if p.kind is not p.KEYWORD_ONLY
+  ]
+  assert [p.name for p in positional] == ["policy", "reference", "batch"]
+  assert inspect.Parameter.empty not in lookup.keywords(kernel).values(), "a default for each"
+  assert "https://" in (kernel.__doc__ or ""), "a kernel names its source"
+  with pytest.raises(ValueError, match="betta"):
+    lookup.resolve({"name": name, "betta": 1.0}, PACKAGE)
+
+
+@every_kernel
+def test_one_finite_float32_per_prompt(name, seed):
+  arguments = lists(seed)
+  loss, metrics, gradient = compiled(name)(*arguments)
+  assert loss.shape == (8,)
+  assert loss.dtype == jnp.float32
+  assert metrics
+  for key, value in metrics.items():
+    assert (value.shape, value.dtype) == ((8,), jnp.float32), key
+  all_finite((loss, metrics, gradient))
+
+
+@every_kernel
+def test_jit_changes_nothing(name, seed):
+  arguments = lists(seed)
+  close(outputs(name, *arguments), compiled(name)(*arguments))
+
+
+@every_kernel
+def test_vmap_is_a_loop(name, seed):
+  several = [lists(seed + i) for i in range(3)]
+  stacked = jax.tree.map(lambda *x: np.stack(x), *several)
+  expected = [compiled(name)(*arguments) for arguments in several]
+  found = jax.jit(jax.vmap(functools.partial(outputs, name)))(*stacked)
+  close(found, jax.tree.map(lambda *x: np.stack(x), *expected))
+
+
+@every_kernel
+def test_downhill_from_the_reference_is_better_up_and_worse_down(name, seed):
+  _, reference, batch = lists(seed)
+  _, _, gradient = compiled(name)(reference, reference, batch)
+  slope = np.sum(gradient * reference.mask, -1)  # [B, K]
+  found = list(better_and_worse(batch))
+  assert found
+  for b, best, worst in found:
+    assert slope[b, best].max() <= 1e-7, "a step must not make the best less likely"
+    assert slope[b, worst].min() >= -1e-7, "a step must not make the worst more likely"
+    assert slope[b, best].mean() < slope[b, worst].mean() - 1e-5, "the margin must grow"
+
+
+@every_kernel
+def test_masked_tokens_do_not_count(name, seed):
+  policy, reference, batch = lists(seed)
+
+  def spoil(x):
+    return x.replace(
+      **{f: np.where(x.mask > 0, getattr(x, f), np.nan) for f in ("token", "entropy", "kl")}
+    )
+
+  found = compiled(name)(spoil(policy), spoil(reference), batch)
+  close(found, compiled(name)(policy, reference, batch))
+  assert not np.any(np.where(policy.mask > 0, 0.0, found[2]))
+
+
+@every_kernel
+def test_padded_responses_do_not_count(name, seed):
+  policy, reference, batch = lists(seed)
+  holes = ~batch.valid[..., None]
+  assert holes.any()
+
+  def spoil(x):
+    return x.replace(
+      token=np.where(holes, -7.0, x.token).astype(np.float32),
+      mask=np.where(holes, 1.0, x.mask).astype(np.float32),
+    )
+
+  garbage = batch.replace(label=np.where(batch.valid, batch.label, 9.0).astype(np.float32))
+  found = compiled(name)(spoil(policy), spoil(reference), garbage)
+  close(found, compiled(name)(policy, reference, batch))
+  assert not np.any(np.where(holes, found[2], 0.0))
+
+
+@every_kernel
+def test_rows_of_weight_zero_and_empty_lists_do_not_count(name, seed):
+  policy, reference, batch = lists(seed, ragged=False)
+  gone = np.arange(8) >= 5
+  light = batch.replace(weight=np.where(gone, 0.0, batch.weight).astype(np.float32))
+  empty = light.replace(valid=batch.valid & ~gone[:, None])
+  loss, metrics, gradient = compiled(name)(policy, reference, empty)
+  all_finite((loss, metrics, gradient))
+  assert not np.any(loss[gone])
+  assert not np.any(gradient[gone])
+  if COUPLED[name]:  # then it has to be as if the rows were not there; else any content will do
+    expected = outputs(name, *rows((policy, reference, batch), ~gone))
+  else:
+    expected = rows(compiled(name)(policy, reference, batch), ~gone)
+  close(rows((loss, metrics, gradient), ~gone), expected)
+  assert not np.any(compiled(name)(policy, reference, light)[2][gone])
+
+
+@every_kernel
+def test_a_list_that_orders_nothing_is_finite(name, seed):
+  policy, reference, batch = lists(seed)
+  single = batch.replace(valid=batch.valid & (np.arange(4) == 0))
+  for unordered in (batch.replace(label=np.ones_like(batch.label)), single):
+    loss, metrics, gradient = compiled(name)(policy, reference, unordered)
+    all_finite((loss, metrics, gradient))
+    if name.startswith(("listwise.", "pairwise.")):
+      assert not np.any(loss)
+      assert not np.any(gradient)
+
+
+@every_kernel
+def test_order_of_prompts_does_not_matter(name, seed):
+  arguments, order = lists(seed), np.random.default_rng(seed).permutation(8)
+  loss, metrics, gradient = compiled(name)(*arguments)
+  found = compiled(name)(*rows(arguments, order))
+  close(found, (loss[order], rows(metrics, order), gradient[order]))
+
+
+@every_kernel
+def test_order_of_candidates_does_not_matter(name, seed):
+  arguments = lists(seed)
+  order = np.random.default_rng(seed).permuted(np.tile(np.arange(4), (8, 1)), axis=1)
+  loss, metrics, gradient = compiled(name)(*arguments)
+  found = compiled(name)(*reordered(arguments, order))
+  close(found, (loss, metrics, reordered(gradient, order)))
+
+
+@every_kernel
+def test_width_of_padding_does_not_matter(name, seed):
+  arguments = lists(seed)
+
+  loss, metrics, gradient = compiled(name)(*wider(arguments))
+  close((loss, metrics, gradient[:, :4, :5]), compiled(name)(*arguments))
+
+
+@every_kernel
+@pytest.mark.parametrize("spread", [1e2, 1e4])
+def test_extreme_log_probs_are_finite(name, seed, spread):
+  all_finite(compiled(name)(*lists(seed, spread=spread)))
+  policy, reference, batch = lists(seed, spread=spread, distance=0.0)
+  for sign in (-1, 1):  # every best response certain or impossible, far from a flat reference
+    moved = policy.replace(token=(sign * spread * np.sign(batch.label[..., None]) * policy.mask))
+    all_finite(compiled(name)(moved, reference, batch))
+
+
+@every_kernel
+def test_prompts_are_independent_unless_it_says_otherwise(name, seed):
+  policy, reference, batch = lists(seed)
+  moved = policy.replace(
+    token=np.concatenate([policy.token[:1] - 1.0, policy.token[1:]]) * policy.mask
+  )
+  first, second = compiled(name)(policy, reference, batch), compiled(name)(moved, reference, batch)
+  same = [
+    np.array_equal(x[1:], y[1:])
+    for x, y in zip(*map(jax.tree.leaves, (first, second)), strict=True)
+  ]
+  assert all(same) != COUPLED[name], "couples_prompts must say what the kernel does"
+
+
+@every_kernel
+def test_reference_is_read_if_and_only_if_it_is_needed(name, seed):
+  policy, reference, batch = lists(seed)
+  needs = getattr(lookup.resolve({"name": name}, PACKAGE), "needs_reference", True)
+  changed = reference.replace(token=np.full_like(reference.token, 0.0 if needs else np.nan))
+  before, after = (compiled(name)(policy, x, batch) for x in (reference, changed))
+  if needs:
+    assert np.abs(before[0] - after[0]).max() > 1e-4
+  else:
+    close(after, before)
+
+
+@every_kernel
+def test_metrics_carry_no_gradient(name, seed):
+  policy, reference, batch = lists(seed)
+  kernel = lookup.resolve({"name": name}, PACKAGE)
+
+  def total(token):
+    metrics = kernel(policy.replace(token=token), reference, batch)[1]
+    return sum(jnp.sum(x) for x in metrics.values())
+
+  assert not np.any(jax.jit(jax.grad(total))(policy.token))
+
+
+@every_kernel
+def test_eight_devices_are_one(name, seed):
+  if jax.device_count() < 8:
+    pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
+  arguments = lists(seed)
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:8])
+  sharded = jax.device_put(arguments, NamedSharding(mesh, PartitionSpec("data")))
+  close(compiled(name)(*sharded), compiled(name)(*arguments), rtol=1e-6, atol=1e-6)
