@@ -15,9 +15,7 @@ from larpo_jax.types import Array, Batch, LogProbs
 BATCH_AXES = ("data", "fsdp")  # the mesh axes that split prompts
 
 
-def causal(
-  model: nnx.GraphDef, params: nnx.State, batch: Batch, *, chunk: int = 1024
-) -> LogProbs:
+def causal(model: nnx.GraphDef, params: nnx.State, batch: Batch, *, chunk: int = 1024) -> LogProbs:
   """Log p(token | prompt and the response so far) of a left-to-right model, and the entropy there.
 
   What continues the prompt is its last token and then the response without its own last token,
