@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import os
 from typing import Any
@@ -49,7 +50,8 @@ def load(
   *,
   dtype: Any = jnp.float32,
   param_dtype: Any = jnp.float32,
-  shardings: huggingface.Shardings | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  rules: Mapping[str, str] | None = None,
   **options: Any,
 ) -> tuple[nnx.GraphDef[Classifier], nnx.State, Config]:
   """As huggingface.load, for a *ForSequenceClassification checkpoint; ValueError for another."""
@@ -60,7 +62,7 @@ def load(
   def make() -> Classifier:
     return Classifier(config, rngs=nnx.Rngs(params=0), dtype=dtype, **options)
 
-  weights = huggingface.read_weights(directory, make, _tensors(config), param_dtype, shardings)
+  weights = huggingface.read_weights(directory, make, _tensors(config), param_dtype, mesh, rules)
   return *weights, config
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from larpo_jax import sharding
 from larpo_jax.models import config as config_lib
 from larpo_jax.models import names
 from larpo_jax.models.config import Config
@@ -28,22 +29,21 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # Written by old versions, computed by every new one.
 DERIVED = "rotary_emb.inv_freq"
 
-Shardings = Callable[[nnx.State], Any]
-
 
 def load(
   directory: str | os.PathLike,
   *,
   dtype: Any = jnp.float32,
   param_dtype: Any = jnp.float32,
-  shardings: Shardings | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  rules: Mapping[str, str] | None = None,
   **options: Any,
 ) -> tuple[nnx.GraphDef[Transformer], nnx.State, Config]:
   """A causal language model's graph definition, parameters and config.
 
   dtype is what it computes in, param_dtype what its weights are held in, options those of
-  Transformer. shardings maps the abstract parameters to a matching tree of shardings, and each
-  device then reads its own slices. Raises FileNotFoundError or ValueError that names the file, the
+  Transformer. With a mesh each device reads its own slices, by rules from logical axes to mesh
+  axes. Raises FileNotFoundError or ValueError that names the file, the
   tensor or the key.
   """
   config = config_lib.read(directory)
@@ -54,7 +54,7 @@ def load(
     return Transformer(config, rngs=nnx.Rngs(params=0), dtype=dtype, **options)
 
   tensors = names.tensors(config)
-  return *read_weights(directory, make, tensors, param_dtype, shardings), config
+  return *read_weights(directory, make, tensors, param_dtype, mesh, rules), config
 
 
 def read_weights(
@@ -62,15 +62,16 @@ def read_weights(
   make: Callable[[], nnx.Module],
   tensors: Mapping[Path, Tensor],
   param_dtype: Any,
-  shardings: Shardings | None,
+  mesh: jax.sharding.Mesh | None,
+  rules: Mapping[str, str] | None,
 ) -> tuple[nnx.GraphDef, nnx.State]:
   """The module that make makes, with every parameter read from the checkpoint and checked."""
   graphdef, abstract = nnx.split(nnx.eval_shape(make))
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  targets = jax.tree.map(lambda _: here, abstract)
-  if shardings is not None:
-    leaves = jax.tree.leaves(shardings(abstract))
-    targets = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+  if mesh is None:
+    targets = jax.tree.map(lambda _: here, abstract)
+  else:
+    targets = sharding.named_shardings(abstract, mesh, rules or {})
   targets = dict(nnx.to_flat_state(targets))
   variables = dict(nnx.to_flat_state(abstract))
   with contextlib.ExitStack() as stack:
@@ -153,7 +154,7 @@ def _array(
   tensor: Tensor,
   shape: tuple[int, ...],
   dtype: Any,
-  sharding: jax.sharding.Sharding,
+  target: jax.sharding.Sharding,
 ) -> jax.Array:
   """The weight as a global array; each device's slice is read where it goes."""
 
@@ -167,4 +168,4 @@ def _array(
     parts = [read(tensor.name.format(layer), shape[1:], index[1:]) for layer in layers]
     return np.stack([np.asarray(part, dtype) for part in parts])
 
-  return jax.make_array_from_callback(shape, sharding, slices)
+  return jax.make_array_from_callback(shape, target, slices)
