@@ -1,0 +1,174 @@
+"""One stage of training: restore, step, log, evaluate, save. Knows no method and no config."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+import dataclasses
+import time
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from larpo_jax import checkpoints, preemption, writers
+from larpo_jax.train_step import TrainState
+from larpo_jax.types import Batch
+
+SKIPS_ALLOWED = 3  # non-finite steps in a row; the last of them stops the run
+
+
+class Batches(Protocol):
+  """An endless iterator of numpy batches that can say where it is."""
+
+  def __next__(self) -> Batch:
+    """The next batch: this process's rows."""
+
+  def get_state(self) -> Any:
+    """Where the iterator stands, as JSON."""
+
+  def set_state(self, state: Any) -> None:
+    """Goes there, in constant time."""
+
+
+class Diverged(RuntimeError):
+  """Loss or gradient was not finite three steps in a row; the parameters are the last finite ones."""
+
+
+class Preempted(RuntimeError):
+  """A signal asked the run to stop; everything is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How long a stage is and how often what happens, in optimiser steps; 0 is never."""
+
+  steps: int
+  log_every: int = 10
+  save_every: int = 100
+  evaluate_every: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlet:
+  """Where a stage writes and what may stop it."""
+
+  store: checkpoints.Store
+  writer: writers.Writer
+  guard: preemption.Guard
+
+
+@dataclasses.dataclass
+class _Late:
+  """A dispatched step whose metrics nobody has read yet."""
+
+  step: int
+  metrics: Mapping[str, jax.Array]
+  rows: np.ndarray
+  tokens: int
+  responses: int
+
+
+def fit(
+  name: str,
+  state: TrainState,
+  *,
+  step: Callable[[TrainState, Any, Batch], tuple[TrainState, Mapping[str, jax.Array]]],
+  batches: Batches,
+  put: Callable[[Batch], Batch],
+  plan: Plan,
+  outlet: Outlet,
+  reference: Any = None,
+  evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+  flops_per_token: float = 0.0,
+  peak_flops: float = 0.0,
+) -> TrainState:
+  """Trains from the latest good checkpoint, or from state, to plan.steps.
+
+  name prefixes every metric's row, so that stages share one file. Metrics are read one step late,
+  so that the device never waits for the host. Raises Diverged, or Preempted once all is saved.
+  """
+  start = 0
+  restored = outlet.store.restore(state)
+  if restored is not None:
+    state, start = restored.state, restored.step
+    batches.set_state(restored.data)
+  outlet.writer.rewind(start, stage=name)
+  log = _Log(name, plan, outlet.writer, flops_per_token, peak_flops)
+  late: _Late | None = None
+  with writers.Progress(name, total=plan.steps, start=start) as progress:
+    for index in range(start, plan.steps):
+      waited = time.perf_counter()
+      batch = next(batches)
+      log.data_wait += time.perf_counter() - waited
+      state, metrics = step(state, reference, put(batch))
+      if late is not None:
+        log.read(late, progress)
+      late = _Late(index + 1, metrics, batch.row, _tokens(batch), int(np.sum(batch.valid)))
+      done = index + 1
+      stop = outlet.guard.poll(done)
+      evaluates = evaluate is not None and plan.evaluate_every and done % plan.evaluate_every == 0
+      saves = plan.save_every and done % plan.save_every == 0
+      if stop or evaluates or saves or done == plan.steps:
+        log.read(late, progress)
+        late = None
+      if evaluates:
+        outlet.writer.write(done, evaluate(state.params), stage=name)  # type: ignore[misc]
+      if stop or saves or done == plan.steps:
+        outlet.store.save(done, state, data=batches.get_state(), meta={"stage": name}, force=True)
+      if stop and done < plan.steps:
+        outlet.store.wait()
+        raise Preempted(
+          f"stopped in {name} at step {done} of {plan.steps}; the same command resumes"
+        )
+  outlet.store.wait()
+  return state
+
+
+class _Log:
+  """Reads finished steps: the non-finite guard's host side, throughput, and what is written."""
+
+  def __init__(self, name, plan, writer, flops_per_token, peak_flops):
+    self.name, self.plan, self.writer = name, plan, writer
+    self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
+    self.skipped_rows: deque[list[int]] = deque(maxlen=SKIPS_ALLOWED)
+    self.since, self.tokens, self.responses, self.data_wait = time.perf_counter(), 0, 0, 0.0
+
+  def read(self, late: _Late, progress: writers.Progress) -> None:
+    """Blocks until that step is done; raises Diverged at the third non-finite one in a row."""
+    metrics = {key: float(value) for key, value in jax.device_get(dict(late.metrics)).items()}
+    self._guard(late, int(metrics["skipped"]))
+    self.tokens += late.tokens * jax.process_count()
+    self.responses += late.responses * jax.process_count()
+    progress.update(late.step, tokens=late.tokens, responses=late.responses, loss=metrics["loss"])
+    if self.plan.log_every and late.step % self.plan.log_every == 0:
+      self.writer.write(late.step, {**metrics, **self._throughput()}, stage=self.name)
+
+  def _guard(self, late: _Late, skipped: int) -> None:
+    if skipped == 0:
+      self.skipped_rows.clear()
+      return
+    self.skipped_rows.append([int(row) for row in late.rows if row >= 0])
+    if skipped >= SKIPS_ALLOWED:
+      raise Diverged(
+        f"loss or gradient was not finite {skipped} steps in a row, last at step {late.step} of "
+        f"{self.name}, on rows {list(self.skipped_rows)}; the parameters are untouched since: lower "
+        "the learning rate, or look at these rows with python -m larpo_jax.inspect"
+      )
+
+  def _throughput(self) -> dict[str, float]:
+    seconds = max(time.perf_counter() - self.since, 1e-9)
+    rates = {
+      "throughput/tokens_per_second": self.tokens / seconds,
+      "throughput/responses_per_second": self.responses / seconds,
+      "throughput/data_wait": self.data_wait / seconds,
+    }
+    if self.peak_flops:
+      rates["throughput/mfu"] = self.tokens * self.flops_per_token / seconds / self.peak_flops
+    self.since, self.tokens, self.responses, self.data_wait = time.perf_counter(), 0, 0, 0.0
+    return rates
+
+
+def _tokens(batch: Batch) -> int:
+  """Real tokens that the step computes: each prompt once, and every response."""
+  return int(np.sum(batch.prompt_mask)) + int(np.sum(batch.response_mask > 0))

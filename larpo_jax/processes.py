@@ -1,0 +1,37 @@
+"""Several processes, one program: start jax.distributed where an engine started more than one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+
+HEARTBEAT_SECONDS = 30  # a dead peer ends the others after this long; the default is 100
+
+
+def start(environment: Mapping[str, str]) -> None:
+  """Initialises jax.distributed if the environment says that this is one of several processes.
+
+  Read: JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID (any launcher), the
+  variables of Slurm's srun, and of a TPU pod. Raises ValueError when the first three are not all
+  there.
+  """
+  if environment.get("JAX_COORDINATOR_ADDRESS"):
+    missing = [key for key in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if not environment.get(key)]
+    if missing:
+      raise ValueError(
+        f"JAX_COORDINATOR_ADDRESS is set but {' and '.join(missing)} not: set all three"
+      )
+    jax.distributed.initialize(
+      environment["JAX_COORDINATOR_ADDRESS"],
+      num_processes=int(environment["JAX_NUM_PROCESSES"]),
+      process_id=int(environment["JAX_PROCESS_ID"]),
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+  elif _several(environment):
+    jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+
+
+def _several(environment: Mapping[str, str]) -> bool:
+  tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+  return (tasks.isdigit() and int(tasks) > 1) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")

@@ -1,0 +1,108 @@
+"""The mesh, and where each array lives on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+from flax import nnx
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from larpo_jax.types import Batch
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # prompts are split over both
+
+
+def make_mesh(shape: Mapping[str, int]) -> Mesh:
+  """A (data, fsdp, tensor) mesh of all devices; one axis may be -1, which takes what is left.
+
+  Raises ValueError when the sizes do not multiply to the number of devices.
+  """
+  unknown = sorted(set(shape) - set(AXES))
+  if unknown:
+    raise ValueError(f"no mesh axis {', '.join(unknown)}; the axes are {', '.join(AXES)}")
+  sizes = [int(shape.get(axis, 1)) for axis in AXES]
+  count = jax.device_count()
+  known = math.prod(size for size in sizes if size != -1)
+  if sizes.count(-1) == 1 and known > 0 and count % known == 0:
+    sizes = [count // known if size == -1 else size for size in sizes]
+  if min(sizes) < 1 or math.prod(sizes) != count:
+    asked = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in AXES)
+    raise ValueError(
+      f"a mesh of {asked} does not fit {count} device(s): the sizes must multiply to {count}, and "
+      "one of them may be -1 to take what is left"
+    )
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def named_shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str]) -> Any:
+  """A NamedSharding for each leaf, from the `logical_axes` that the parameters carry.
+
+  rules maps a logical axis to a mesh axis; an axis that is not in them, or whose mesh axis does not
+  divide it, is replicated. Leaves without logical axes are replicated. Raises ValueError when two
+  axes of one parameter go to the same mesh axis, and when a rule names no mesh axis.
+  """
+  strangers = sorted(set(rules.values()) - set(AXES))
+  if strangers:
+    raise ValueError(
+      f"rules name no mesh axis {', '.join(strangers)}; the axes are {', '.join(AXES)}"
+    )
+  variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+
+  def place(leaf: Any) -> Any:
+    if not variable(leaf):
+      return NamedSharding(mesh, PartitionSpec())
+    names = leaf.get_metadata().get("logical_axes", ())
+    spec = _spec(names, leaf.get_value().shape, mesh, rules)
+    return leaf.replace(NamedSharding(mesh, spec))
+
+  return jax.tree.map(place, tree, is_leaf=variable)
+
+
+def _spec(
+  names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, rules: Mapping[str, str]
+) -> PartitionSpec:
+  axes: list[str | None] = []
+  for name, size in zip(names, shape):
+    axis = rules.get(name)
+    if axis is not None and size % mesh.shape[axis] == 0 and mesh.shape[axis] > 1:
+      if axis in axes:
+        raise ValueError(
+          f"two axes of a parameter {names} go to the mesh axis {axis!r}; change rules"
+        )
+      axes.append(axis)
+    else:
+      axes.append(None)
+  return PartitionSpec(*axes)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Prompts over the data and fsdp axes, all else replicated."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same array on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def put(batch: Batch, mesh: Mesh) -> Batch:
+  """Global arrays from this process's contiguous rows of the batch.
+
+  Raises ValueError when the devices that share the prompts do not divide their number.
+  """
+  shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  rows = batch.response.shape[0] * jax.process_count()
+  if rows % shares:
+    raise ValueError(
+      f"a batch of {rows} prompts does not divide over {shares} devices (data x fsdp): make the "
+      "batch size a multiple of that"
+    )
+  target = batch_sharding(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(target, np.asarray(x)), batch
+  )
