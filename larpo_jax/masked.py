@@ -29,7 +29,7 @@ def std(x: Array, mask: Array, axis: int | None = None) -> jax.Array:
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
 
 
-def pairs(label: Array, valid: Array) -> jax.Array:
+def pairs(label: Array, valid: Array) -> Array:
   """Which pairs are ordered: bool [..., K, K], True at (i, j) where i is strictly better than j."""
   both = valid[..., :, None] & valid[..., None, :]
   return both & (label[..., :, None] > label[..., None, :])

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from larpo_jax import masked
-from larpo_jax.types import Batch, LogProbs, Metrics
+from larpo_jax.types import Array, Batch, LogProbs, Metrics
 
 
-def ranking(
-  policy: LogProbs, reference: LogProbs, batch: Batch, *, beta: float = 0.1
-) -> dict[str, jax.Array]:
+def ranking(policy: LogProbs, reference: LogProbs, batch: Batch, *, beta: float = 0.1) -> Metrics:
   """Ranks each prompt's responses by score against their labels, {name: float32 [B]}.
 
   accuracy, ndcg, mrr and kendall_tau are of the implicit reward beta (log p - log p_ref). It is 0
@@ -30,7 +28,7 @@ def ranking(
   return implicit | {f"mean_logp/{name}": x for name, x in free.items()} | {"ordered": ordered}
 
 
-def rank_metrics(score: jax.Array, label: jax.Array, valid: jax.Array) -> Metrics:
+def rank_metrics(score: Array, label: Array, valid: Array) -> Metrics:
   """Agreement of scores with labels: [..., K] each -> {name: float32 [...]}.
 
   Equal scores give what a random order of them gives on average, so constant scores are chance:
@@ -57,9 +55,7 @@ def rank_metrics(score: jax.Array, label: jax.Array, valid: jax.Array) -> Metric
   return {name: jnp.where(ordered, x, 0.0).astype(jnp.float32) for name, x in found.items()}
 
 
-def _ndcg(
-  above: jax.Array, level: jax.Array, wins: jax.Array, label: jax.Array, valid: jax.Array
-) -> jax.Array:
+def _ndcg(above: Array, level: Array, wins: Array, label: Array, valid: Array) -> jax.Array:
   lowest = jnp.min(jnp.where(valid, label, jnp.inf), axis=-1, keepdims=True)
   gain = jnp.where(valid, label - lowest, 0.0)  # [..., K]
   alike = valid[..., :, None] & valid[..., None, :] & (label[..., :, None] == label[..., None, :])
@@ -68,7 +64,7 @@ def _ndcg(
   return found / jnp.where(ideal > 0, ideal, 1.0)
 
 
-def _discount(above: jax.Array, level: jax.Array) -> jax.Array:
+def _discount(above: Array, level: Array) -> jax.Array:
   """1 / log2(1 + rank), averaged over the ranks that equal scores share: [..., K]."""
   ranks = jnp.arange(1, above.shape[-1] + 1, dtype=jnp.float32)
   total = jnp.pad(jnp.cumsum(1 / jnp.log2(1 + ranks)), (1, 0))  # [K + 1]
@@ -77,7 +73,7 @@ def _discount(above: jax.Array, level: jax.Array) -> jax.Array:
   return (total[before + tied] - total[before]) / jnp.maximum(tied, 1)
 
 
-def _mrr(above: jax.Array, level: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
+def _mrr(above: Array, level: Array, label: Array, valid: Array) -> jax.Array:
   top = jnp.max(jnp.where(valid, label, -jnp.inf), axis=-1, keepdims=True)
   relevant = valid & (label == top)  # [..., K]
   # The relevant responses with the highest score; n tie with it, m of them relevant.
@@ -94,7 +90,7 @@ def _mrr(above: jax.Array, level: jax.Array, label: jax.Array, valid: jax.Array)
   return jnp.sum(first / (before + place + 1), axis=-1)
 
 
-def _tau(above: jax.Array, wins: jax.Array) -> jax.Array:
+def _tau(above: Array, wins: Array) -> jax.Array:
   count = functools.partial(jnp.sum, axis=(-2, -1), dtype=jnp.float32)
   agree = count(above & wins) - count(above & jnp.swapaxes(wins, -1, -2))
   return agree / jnp.sqrt(jnp.maximum(count(wins) * count(above), 1.0))

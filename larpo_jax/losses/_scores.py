@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from larpo_jax import masked
-from larpo_jax.types import Batch, LogProbs, Metrics
+from larpo_jax.types import Array, Batch, LogProbs, Metrics
 
 
 def implicit_reward(policy: LogProbs, reference: LogProbs, batch: Batch, beta: Any) -> jax.Array:
@@ -39,19 +39,19 @@ def require(name: str, value: Any, holds: Callable[[float], bool], bounds: str) 
     raise ValueError(f"{name} is {value}, and has to be {bounds}")
 
 
-def best(batch: Batch) -> jax.Array:
+def best(batch: Batch) -> Array:
   """The responses with the highest label of their list, bool [B, K]; none in an empty list."""
   top = jnp.max(jnp.where(batch.valid, batch.label, -jnp.inf), axis=-1, keepdims=True)
   return batch.valid & (batch.label == top)
 
 
-def worst(batch: Batch) -> jax.Array:
+def worst(batch: Batch) -> Array:
   """The responses with the lowest label of their list, bool [B, K]; none in an empty list."""
   bottom = jnp.min(jnp.where(batch.valid, batch.label, jnp.inf), axis=-1, keepdims=True)
   return batch.valid & (batch.label == bottom)
 
 
-def beaten(batch: Batch) -> jax.Array:
+def beaten(batch: Batch) -> Array:
   """Who is strictly better than whom: bool [B, K, K], True at (i, j) where i beats j."""
   return masked.pairs(batch.label, batch.valid)
 
@@ -61,7 +61,7 @@ def margins(reward: jax.Array) -> jax.Array:
   return reward[..., :, None] - reward[..., None, :]
 
 
-def against(reward: jax.Array, rivals: jax.Array) -> jax.Array:
+def against(reward: Array, rivals: Array) -> jax.Array:
   """-log softmax of each response among itself and its rivals: [B, K]; 0 where it has none.
 
   rivals is bool [B, K, K], True at (i, j) where j is a rival of i. It is written as
@@ -95,7 +95,7 @@ def metrics(reward: jax.Array, policy: LogProbs, reference: LogProbs, batch: Bat
   half = jnp.where(margins(reward) == 0, 0.5, 0.0)
   ends = wins & chosen[..., :, None] & rejected[..., None, :]
   on = {"chosen": chosen, "rejected": rejected}
-  found = {f"rewards/{name}": masked.mean(reward, who, -1) for name, who in on.items()}
+  found: Metrics = {f"rewards/{name}": masked.mean(reward, who, -1) for name, who in on.items()}
   found |= {
     "rewards/margins": found["rewards/chosen"] - found["rewards/rejected"],
     "rewards/accuracies": masked.mean(right, ends, (-2, -1)),
@@ -119,7 +119,7 @@ def likelihood(policy: LogProbs, batch: Batch) -> Metrics:
   of the batch, where a longer prompt weighs more.
   """
   chosen = best(batch)
-  found = {
+  found: Metrics = {
     "logps/chosen": masked.mean(policy.sequence, chosen, -1),
     "logps/chosen_per_token": masked.mean(policy.mean, chosen, -1),
     "length/chosen": masked.mean(policy.length, chosen, -1),
