@@ -53,7 +53,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--width", type=int, default=256)
   parser.add_argument("--layers", type=int, default=6)
   parser.add_argument("--window", type=int, default=256, help="tokens")
-  parser.add_argument("--batch", type=int, default=8, help="windows a step")
+  parser.add_argument("--batch", type=int, default=4, help="windows a step")
   parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak")
   parser.add_argument("--seed", type=int, default=0)
   options = parser.parse_args(argv)
@@ -152,7 +152,7 @@ def fit(
       opt_state = optax.tree_utils.tree_set(state.opt_state, learning_rate=rate)
       state, metrics = step(state.replace(opt_state=opt_state), next(stages[name]))
       if late is not None:  # of the step before, so that the device need not wait
-        speed = f"{done * words / spent:,.0f} tokens/s"
+        speed = f"{(done - 1) * words / spent:,.0f} tokens/s"
         bar.set_postfix_str(f"{name}, loss {float(late):.3f}, {done} steps, {speed}", refresh=False)
         bar.update(100 * share - bar.n)
       else:
@@ -170,12 +170,7 @@ def compile_steps(graphdef: Any) -> tuple[Any, Any, Any, Any]:
   )
   score = train_step.make_score_step(model=graphdef, scorer=tokens.causal, mesh=mesh)
   step = train_step.make_train_step(
-    model=graphdef,
-    scorer=tokens.causal,
-    loss=pointwise.sft,
-    optimizer=optimizer,
-    mesh=mesh,
-    rules={},
+    model=graphdef, scorer=tokens.causal, loss=pointwise.sft, optimizer=optimizer, mesh=mesh
   )
   return mesh, optimizer, step, score
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from larpo_jax.models import huggingface
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
-OPTIONS = "--steps 24 --vocab 300 --width 32 --layers 2 --window 32 --learning-rate 1e-2"
+OPTIONS = "--batch 8 --steps 24 --vocab 300 --width 32 --layers 2 --window 32 --learning-rate 1e-2"
 SMALL = tuple(OPTIONS.split())
 
 
