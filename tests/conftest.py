@@ -1,0 +1,100 @@
+"""What every test stands on: eight fake devices, exact matmuls, one seed, and honest skips."""
+
+import importlib
+import os
+from pathlib import Path
+import random
+import zlib
+
+# Before jax is imported by anything: it reads both once.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  )
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("LARPO_DATA") or ROOT.parent / "shared" / "data")
+SEED = int(os.environ.get("LARPO_SEED") or random.SystemRandom().randrange(2**31))
+# Set where everything is installed: what is missing then fails instead of skipping.
+REQUIRE_ALL = os.environ.get("LARPO_REQUIRE_ALL") == "1"
+PEERS = "no peer"
+NO_DATA = "no data"
+REMEDIES = {
+  PEERS: "PyTorch or TRL is not installed: pip install -c constraints.txt -e '.[test,parity]'",
+  NO_DATA: f"no data in {DATA}: put it there, or set LARPO_DATA to where it is",
+}
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def seed(request):
+  """Fresh in every run and different in every test; LARPO_SEED of the header repeats it."""
+  return zlib.crc32(f"{SEED} {request.node.nodeid}".encode()) >> 1
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+  """The directory of real data sets."""
+  if not DATA.is_dir():
+    _missing(NO_DATA, str(DATA))
+  return DATA
+
+
+@pytest.fixture(scope="session")
+def torch_peer():
+  """PyTorch, the second implementation that models are compared with."""
+  return _peer("torch")
+
+
+@pytest.fixture(scope="session")
+def trl_peer(torch_peer):
+  """TRL, the second implementation that losses are compared with."""
+  return _peer("trl")
+
+
+def _peer(name):
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    _missing(PEERS, str(error))
+
+
+def _missing(kind, detail):
+  act = pytest.fail if REQUIRE_ALL else pytest.skip
+  act(f"{kind}: {detail}")
+
+
+def pytest_report_header():
+  """The seed first, so that a failure can be repeated."""
+  return f"seed: {SEED} (repeat with LARPO_SEED={SEED}); {jax.device_count()} devices"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+  """A failure shows its seed; a skip for a missing import fails where nothing may be missing."""
+  report = yield
+  if report.failed and "seed" in getattr(item, "fixturenames", ()):
+    report.sections.append(("seed", f"LARPO_SEED={SEED} python -m pytest '{item.nodeid}'"))
+  if REQUIRE_ALL and report.skipped and "could not import" in _reason(report):
+    report.outcome, report.longrepr = "failed", f"LARPO_REQUIRE_ALL=1: {_reason(report)}"
+  return report
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Says how many tests had nothing to compare with, and how to get it."""
+  reasons = [_reason(report) for report in terminalreporter.stats.get("skipped", [])]
+  for kind, remedy in REMEDIES.items():
+    count = sum(kind in reason for reason in reasons)
+    if count:
+      terminalreporter.write_line(f"{count} tests skipped: {remedy}", yellow=True)
+
+
+def _reason(report):
+  text = report.longrepr
+  return text[-1] if isinstance(text, tuple) else str(text)
