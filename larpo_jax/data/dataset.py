@@ -31,11 +31,12 @@ from larpo_jax.data.problems import BadRow, Report
 from larpo_jax.data.readers import Example
 from larpo_jax.data.store import TokenizedData
 
-__all__ = ["TokenizedData", "batches", "build", "cache_directory", "prompt_batches"]
+__all__ = ["TokenizedData", "batches", "build", "from_node", "prompt_batches"]
 
 Reader = Callable[[dict[str, Any]], Example]
 ROWS_AT_A_TIME = 128  # tokenised together
 SILENT_SECONDS = 10.0  # before a progress bar shows
+SETTINGS = ("max_bad_rows", "skip", "max_merged", "cache")  # of build, beside the policy
 
 
 def build(
@@ -75,6 +76,28 @@ def build(
   data.report.check(skip, max_bad_rows, directory / store.REJECTED)
   _check_merged(data.report, max_merged)
   return data
+
+
+def from_node(
+  node: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, which: str = "train"
+) -> TokenizedData:
+  """Builds what a config's data node describes, as a dict: one place for a run and for inspect.
+
+  node[which] has path and split, and a reader where it differs from node["reader"]. What `build`
+  takes is read from node under the same name; what is there for others, such as batch_size, is not.
+  """
+  place = dict(node[which])
+  if not place.get("path"):
+    raise ValueError(f"data.{which}.path is empty: name a file, a directory or a hub id")
+  names = (*SETTINGS, *(field.name for field in dataclasses.fields(Policy)))
+  settings = {name: node[name] for name in names if name in node}
+  return build(
+    place["path"],
+    reader=place.get("reader") or node["reader"],
+    tokenizer=tokenizer,
+    split=place.get("split") or None,
+    **settings,
+  )
 
 
 def cache_directory(path: str | os.PathLike = "") -> pathlib.Path:

@@ -72,7 +72,7 @@ def lists(row: Row, *, prompt: str, responses: str, scores: str = "", rank: str 
   return Example(
     _text(row, prompt),
     [_check(value, responses) for value in found],
-    [sign * _number(value, column) for value in labels],
+    [sign * _number(value, column) + 0.0 for value in labels],  # no -0
     _tools(row),
     ranked=True,
   )
