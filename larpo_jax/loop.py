@@ -32,7 +32,7 @@ class Batches(Protocol):
 
 
 class Diverged(RuntimeError):
-  """Loss or gradient was not finite three steps in a row; the parameters are the last finite ones."""
+  """Loss or gradient was not finite three steps in a row; the parameters are the last good ones."""
 
 
 class Preempted(RuntimeError):
@@ -73,20 +73,21 @@ def fit(
   name: str,
   state: TrainState,
   *,
-  step: Callable[[TrainState, Any, Batch], tuple[TrainState, Mapping[str, jax.Array]]],
+  step: Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, jax.Array]]],
   batches: Batches,
   put: Callable[[Batch], Batch],
   plan: Plan,
   outlet: Outlet,
-  reference: Any = None,
+  rate: Callable[[int], Any],
   evaluate: Callable[[Any], Mapping[str, float]] | None = None,
   flops_per_token: float = 0.0,
   peak_flops: float = 0.0,
 ) -> TrainState:
   """Trains from the latest good checkpoint, or from state, to plan.steps.
 
-  name prefixes every metric's row, so that stages share one file. Metrics are read one step late,
-  so that the device never waits for the host. Raises Diverged, or Preempted once all is saved.
+  name is the stage that metrics are written under, rate the learning rate of a step. Metrics are
+  read one step late, so that the device never waits for the host. Raises Diverged, or Preempted
+  once all is saved.
   """
   start = 0
   restored = outlet.store.restore(state)
@@ -94,14 +95,14 @@ def fit(
     state, start = restored.state, restored.step
     batches.set_state(restored.data)
   outlet.writer.rewind(start, stage=name)
-  log = _Log(name, plan, outlet.writer, flops_per_token, peak_flops)
+  log = _Log(name, plan, outlet.writer, rate, flops_per_token, peak_flops)
   late: _Late | None = None
   with writers.Progress(name, total=plan.steps, start=start) as progress:
     for index in range(start, plan.steps):
       waited = time.perf_counter()
       batch = next(batches)
       log.data_wait += time.perf_counter() - waited
-      state, metrics = step(state, reference, put(batch))
+      state, metrics = step(state, put(batch))
       if late is not None:
         log.read(late, progress)
       late = _Late(index + 1, metrics, batch.row, _tokens(batch), int(np.sum(batch.valid)))
@@ -128,8 +129,8 @@ def fit(
 class _Log:
   """Reads finished steps: the non-finite guard's host side, throughput, and what is written."""
 
-  def __init__(self, name, plan, writer, flops_per_token, peak_flops):
-    self.name, self.plan, self.writer = name, plan, writer
+  def __init__(self, name, plan, writer, rate, flops_per_token, peak_flops):
+    self.name, self.plan, self.writer, self.rate = name, plan, writer, rate
     self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
     self.skipped_rows: deque[list[int]] = deque(maxlen=SKIPS_ALLOWED)
     self.since, self.tokens, self.responses, self.data_wait = time.perf_counter(), 0, 0, 0.0
@@ -142,6 +143,7 @@ class _Log:
     self.responses += late.responses * jax.process_count()
     progress.update(late.step, tokens=late.tokens, responses=late.responses, loss=metrics["loss"])
     if self.plan.log_every and late.step % self.plan.log_every == 0:
+      metrics["learning_rate"] = float(self.rate(late.step - 1))
       self.writer.write(late.step, {**metrics, **self._throughput()}, stage=self.name)
 
   def _guard(self, late: _Late, skipped: int) -> None:
@@ -152,8 +154,8 @@ class _Log:
     if skipped >= SKIPS_ALLOWED:
       raise Diverged(
         f"loss or gradient was not finite {skipped} steps in a row, last at step {late.step} of "
-        f"{self.name}, on rows {list(self.skipped_rows)}; the parameters are untouched since: lower "
-        "the learning rate, or look at these rows with python -m larpo_jax.inspect"
+        f"{self.name}, on rows {list(self.skipped_rows)}; the parameters are untouched since: "
+        "lower the learning rate, or look at these rows with python -m larpo_jax.inspect"
       )
 
   def _throughput(self) -> dict[str, float]:

@@ -29,9 +29,9 @@ def main(argv: list[str]) -> int:
 
   workdir = os.path.abspath(_WORKDIR.value)
   try:
-    config.validate(_CONFIG.value)
+    checked = config.validate(_CONFIG.value)
     processes.start(os.environ)
-    train.run(_CONFIG.value, workdir)
+    train.run(checked, workdir)
   except loop.Preempted as stop:
     print(f"larpo_jax: {stop}", file=sys.stderr)
     return preemption.REQUEUE

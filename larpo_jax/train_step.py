@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
-from flax import struct
+from flax import nnx, struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -47,7 +48,7 @@ def objective(
 def reference_logprobs(
   reference_params: Any, batch: Batch, *, model: Any, scorer: Scorer, loss: Loss
 ) -> LogProbs:
-  """Cached in the batch, computed from the reference's weights, or zeros where no kernel reads it."""
+  """Cached in the batch, computed from the reference's weights, or zeros if no kernel reads it."""
   mask = jnp.asarray(batch.response_mask, jnp.float32)
   if batch.reference is not None:
     return LogProbs(token=jnp.where(mask > 0, batch.reference, 0.0), mask=mask)
@@ -56,6 +57,11 @@ def reference_logprobs(
   if reference_params is None:
     raise ValueError("this loss needs a reference: give its weights, or its log-probs in the batch")
   return jax.lax.stop_gradient(scorer(model, reference_params, batch))
+
+
+def join(params: Any, frozen: Any) -> Any:
+  """The whole model's parameters from those that are trained and those that are not."""
+  return params if frozen is None else nnx.merge_state(frozen, params)
 
 
 def kernels(loss: Loss) -> list[tuple[float, Kernel]]:
@@ -87,8 +93,8 @@ def evaluate(
     for name, value in {"the loss": per_prompt, **metrics}.items():
       if jnp.shape(value) != jnp.shape(batch.weight):
         raise ValueError(
-          f"{name} of {getattr(kernel, '__name__', kernel)} has shape {jnp.shape(value)}, and has to "
-          f"be one number a prompt, {jnp.shape(batch.weight)}; the step takes the mean"
+          f"{name} of {getattr(kernel, '__name__', kernel)} has shape {jnp.shape(value)}, and has "
+          f"to be one number a prompt, {jnp.shape(batch.weight)}; the step takes the mean"
         )
     total += weight * per_prompt
     gathered = {**metrics, **gathered}
@@ -104,19 +110,26 @@ def make_train_step(
   mesh: jax.sharding.Mesh,
   shardings: Any = None,
   accumulation: int = 1,
-) -> Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]:
-  """step(state, reference_params or None, batch) -> (state, metrics); the old state is donated.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """step(state, reference, batch, frozen=None) -> (state, metrics); the old state is donated.
+
+  reference is what state.params were at the reference, or None where it is cached in the batch or
+  not read. frozen are the parameters that are not trained, such as those under adapters.
 
   shardings is the state's tree of shardings (default: as the arrays come). accumulation is how many
   micro-batches a batch is cut into; it changes memory, and nothing else. A step whose loss or
   gradient is not finite leaves parameters and optimiser state as they were and counts as skipped.
   """
   differentiate = _coupled_gradient if couples_prompts(loss) else _summed_gradient
-  parts = dict(model=model, scorer=scorer, loss=loss)
 
-  def step(state: TrainState, reference_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+  def step(
+    state: TrainState, reference: Any, batch: Batch, frozen: Any = None
+  ) -> tuple[TrainState, Metrics]:
+    def whole(model: Any, params: Any, batch: Batch) -> LogProbs:
+      return scorer(model, join(params, frozen), batch)
+
     value, metrics, gradient = differentiate(
-      state.params, reference_params, batch, accumulation, **parts
+      state.params, reference, batch, accumulation, model=model, scorer=whole, loss=loss
     )
     norm = optax.tree.norm(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -152,28 +165,33 @@ def make_score_step(
   return lambda *arguments: _on(mesh, jitted, *arguments)
 
 
-def preflight(
-  params: Any, reference_params: Any, batch: Batch, *, model: Any, scorer: Scorer, loss: Loss
-) -> float:
+def preflight(policy: LogProbs, batch: Batch, loss: Loss) -> float:
   """The loss where policy and reference are one; ValueError, with the likely causes, if it is off.
 
-  A kernel that reads the reference depends on log-ratios, so the value there is the kernel's own on
-  zeros: log 2 for a pair, log K! for ListMLE. A loss that no reference enters is not checked.
+  The reference is the batch's, or the policy itself where it is not cached. A kernel that reads the
+  reference depends on log-ratios, so the value there is the kernel's own on zeros: log 2 for a
+  pair, log K! for ListMLE. A loss that holds a kernel without a reference is not checked.
   """
-  value, _ = objective(params, reference_params, batch, model=model, scorer=scorer, loss=loss)
-  if not all(getattr(kernel, "needs_reference", True) for _, kernel in kernels(loss)):
-    return float(value)
-  mask = jnp.asarray(batch.response_mask, jnp.float32)
-  same = LogProbs(token=jnp.zeros(mask.shape, jnp.float32), mask=mask)
-  known = masked.weighted_mean(evaluate(loss, same, same, batch)[0], batch.weight)
-  if not jnp.abs(value - known) <= 1e-3 * jnp.maximum(1.0, jnp.abs(known)):
+  value, known = (float(x) for x in _values_at_reference(policy, batch, tuple(kernels(loss))))
+  checked = all(getattr(kernel, "needs_reference", True) for _, kernel in kernels(loss))
+  if checked and not abs(value - known) <= 1e-3 * max(1.0, abs(known)):
     raise ValueError(
-      f"before the first step the loss is {float(value):.6g}, and has to be {float(known):.6g} where "
-      "policy and reference are the same: the reference is not the policy that training starts from "
-      "(another checkpoint, adapters left out, another precision), or its cached log-probs are of "
-      "other tokens or masks"
+      f"before the first step the loss is {value:.6g}, and has to be {known:.6g}, as policy and "
+      "reference are the same there: the reference is not what training starts from (another "
+      "checkpoint, adapters left out, another precision), or its cached log-probs are of other "
+      "tokens or masks"
     )
-  return float(value)
+  return value
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _values_at_reference(policy: LogProbs, batch: Batch, loss: Loss) -> tuple[jax.Array, jax.Array]:
+  """The loss as it is, and as it is where all log-probs are 0."""
+  token = policy.token if batch.reference is None else batch.reference
+  zeros = policy.replace(token=jnp.zeros_like(policy.token))
+  pairs = ((policy, policy.replace(token=token)), (zeros, zeros))
+  found = (masked.weighted_mean(evaluate(loss, *pair, batch)[0], batch.weight) for pair in pairs)
+  return tuple(found)  # type: ignore[return-value]
 
 
 def _micro(batch: Batch, count: int) -> Batch:

@@ -1,0 +1,31 @@
+"""Worlds: small tasks with exact checkers. A world is a module that holds these functions.
+
+tokenizer() · problems(count, *, seed, split, start, ...) · prompt(problem) ·
+demonstrations(count, *, seed, split, start, ...) · gold(prompts, responses) ·
+accuracy(prompts, responses)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+from larpo_jax import lookup
+
+
+def find(name: str) -> ModuleType:
+  """The module of a world; ValueError that lists the worlds for another name."""
+  known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+  if name not in known:
+    raise ValueError(f"no world {name!r}; there are: {', '.join(known)}")
+  return importlib.import_module(f"{__name__}.{name}")
+
+
+def ask(world: Mapping[str, Any], function: str, count: int, **arguments: Any) -> list[Any]:
+  """Calls world["name"].function with those of the world's settings that it takes."""
+  called = getattr(find(world["name"]), function)
+  taken = {key: value for key, value in world.items() if key in lookup.keywords(called)}
+  return called(count, **taken, **arguments)

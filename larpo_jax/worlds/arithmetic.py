@@ -182,6 +182,17 @@ def gold(prompts: Iterable[str], responses: Iterable[list[str]]) -> np.ndarray:
   )
 
 
+def accuracy(prompts: Iterable[str], responses: Iterable[list[str]]) -> np.ndarray:
+  """1 where the final answer is right, else 0; float32 [B, K]."""
+  return np.array(
+    [
+      [check(parse(text), response).final_right for response in row]
+      for text, row in zip(prompts, responses)
+    ],
+    np.float32,
+  )
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
   """One token a character of ALPHABET, with <pad>, <eos> and <unk>; made here, no file needed."""
   special = ["<pad>", "<eos>", "<unk>"]

@@ -1,0 +1,154 @@
+"""LarPO's loop: retrieve K candidates a prompt, rerank them by a reward, learn from the lists.
+
+LLM Alignment as Retriever Optimization, https://arxiv.org/abs/2502.03699, Algorithm 1: the policy
+at the start of a round samples the candidates and is the reference of that round's loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+from larpo_jax import stage, workdir, writers
+from larpo_jax.data import batching, problems, store
+from larpo_jax.data.candidates import Tokens
+from larpo_jax.session import Session
+from larpo_jax.types import Reward
+
+
+def learn(
+  session: Session,
+  params: Any,
+  prompts: store.TokenizedData,
+  reward: Reward,
+  *,
+  evaluate: Callable[[Any], Mapping[str, float]],
+) -> Any:
+  """The parameters after all rounds: each takes the next rounds.prompts of the prompts."""
+  rounds, config = session.config.rounds, session.config
+  earlier: list[store.TokenizedData] = []
+  for number in range(rounds.count):
+    lists = retrieve(session, params, number, prompts, reward)
+    data = remember(session, number, [*earlier, lists])
+    earlier = {"none": [], "previous": [lists], "all": [*earlier, lists]}[rounds.memory]
+    params = stage.train(
+      session,
+      f"round_{number}",
+      params,
+      data,
+      loss=config.loss,
+      optimizer=config.optimizer,
+      batch_size=config.data.batch_size,
+      steps=rounds.steps_per_round,
+      epochs=config.epochs,
+    )
+    stage.remembered(session, f"after_round_{number}", lambda p=params: evaluate(p))
+  return params
+
+
+def retrieve(
+  session: Session, params: Any, number: int, prompts: store.TokenizedData, reward: Reward
+) -> store.TokenizedData:
+  """The lists of a round, sampled and scored, or read where they are already.
+
+  Beside the token ids lies candidates.jsonl, {"prompt", "responses", "scores", "finished"} a line,
+  which `readers.lists` reads. A list whose scores are all equal teaches nothing and is left out.
+  """
+  directory = session.workdir / "rounds" / str(number)
+  found = store.load(directory / "tokens")
+  if found is not None:
+    return found
+  rows, lines = _sample(session, params, number, prompts, reward)
+  if jax.process_index() == 0:
+    report = problems.Report(f"round {number}")
+    with store.Writer(directory / "tokens") as writer:
+      for row, tokens in rows:
+        report.rows += 1
+        if len(set(tokens.labels)) > 1:
+          report.kept += 1
+          writer.add(tokens, row)
+        else:
+          report.rejected["all_tied"] += 1
+      if not report.kept:
+        raise ValueError(
+          f"in round {number} every list has equal rewards, so there is nothing to learn: raise "
+          "rounds.temperature or rounds.candidates, or use a finer reward"
+        )
+      text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+      workdir.write_text(directory / "candidates.jsonl", text)
+      writer.finish(report, pad=prompts.pad, end=prompts.end)
+  stage.together(f"round {number} is written")
+  return store.load(directory / "tokens")  # type: ignore[return-value]
+
+
+def remember(
+  session: Session, number: int, lists: list[store.TokenizedData]
+) -> store.TokenizedData:
+  """The lists that a round learns from: its own, and those of the rounds that are remembered."""
+  if len(lists) == 1:
+    return lists[0]
+  directory = session.workdir / "rounds" / str(number) / "pool"
+  if jax.process_index() == 0 and store.load(directory) is None:
+    report = problems.Report(f"rounds up to {number}")
+    with store.Writer(directory) as writer:
+      for data in lists:
+        for row in range(len(data)):
+          report.rows += 1
+          report.kept += 1
+          writer.add(data[row], row)
+      writer.finish(report, pad=lists[0].pad, end=lists[0].end)
+  stage.together(f"the pool of round {number} is written")
+  return store.load(directory)  # type: ignore[return-value]
+
+
+def _sample(
+  session: Session, params: Any, number: int, prompts: store.TokenizedData, reward: Reward
+) -> tuple[list[tuple[int, Tokens]], list[dict[str, Any]]]:
+  """A round's rows of tokens, and its lines of text."""
+  rounds = session.config.rounds
+  count = -(-rounds.prompts // rounds.batch_size)
+  feed = batching.prompt_batches(
+    prompts,
+    batch_size=rounds.batch_size,
+    shuffle=False,
+    shapes=1,
+    start=number * count,
+    shard=stage.shard(),
+  )
+  key = session.key(2, number)
+  how = {
+    name: rounds[name] for name in ("candidates", "max_tokens", "temperature", "top_k", "top_p")
+  }
+  rows: list[tuple[int, Tokens]] = []
+  lines: list[dict[str, Any]] = []
+  with writers.Progress(f"retrieve {number}", total=count, unit="batch") as progress:
+    for done, batch in zip(range(1, count + 1), feed):
+      session.poll()
+      asked = session.put(batch)
+      drawn = session.sample(params, asked.prompt, asked.prompt_mask, key, rows=asked.row, **how)
+      found = stage.gathered((asked, drawn))
+      progress.update(done, tokens=int(found[1].mask.sum()), responses=found[1].finished.size)
+      for row, tokens, line in _judged(session, *found, reward):
+        rows.append((row, tokens))
+        lines.append(line)
+  return rows, lines
+
+
+def _judged(session: Session, asked: batching.Prompts, drawn: Any, reward: Reward) -> Any:
+  """Row number, tokens and line of each real prompt of a batch."""
+  texts = session.decode(drawn.response, drawn.mask)
+  questions = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
+  real = np.flatnonzero(asked.weight > 0)
+  scores = reward([questions[b] for b in real], [texts[b] for b in real])
+  for b, labels in zip(real, np.asarray(scores, np.float64)):
+    kept = drawn.mask[b] > 0
+    responses = [ids[on] for ids, on in zip(drawn.response[b], kept)]
+    masks = [np.ones(len(ids), bool) for ids in responses]
+    labels = [float(label) for label in labels]
+    tokens = Tokens(asked.prompt[b, 0][asked.prompt_mask[b, 0]], responses, masks, labels)
+    line = dict(prompt=questions[b], responses=texts[b], scores=labels)
+    yield int(asked.row[b]), tokens, line | {"finished": drawn.finished[b].tolist()}

@@ -1,0 +1,130 @@
+"""What every stage of a run shares, and how a stage is put together from the config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from larpo_jax import (
+  lookup,
+  loop,
+  preemption,
+  sampling,
+  sharding,
+  train_step,
+  worlds,
+  writers,
+)
+from larpo_jax.data import tokenizer as tokenizers
+from larpo_jax.models import config as config_lib
+from larpo_jax.models import huggingface, lora, transformer
+from larpo_jax.types import Batch, Scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+  """One run: its config, its mesh, its model, and where it writes."""
+
+  config: Any
+  workdir: pathlib.Path
+  mesh: jax.sharding.Mesh
+  model: nnx.GraphDef
+  architecture: config_lib.Config
+  tokenizer: Any
+  frozen: Any  # parameters under adapters, or None where all are trained
+  scorer: Scorer
+  score: Callable[..., Any]  # jitted (params, batch) -> LogProbs
+  writer: writers.Writer
+  guard: preemption.Guard
+
+  def put(self, batch: Batch) -> Batch:
+    """Global arrays from this process's rows."""
+    return sharding.put(batch, self.mesh)
+
+  def poll(self) -> None:
+    """Raises Preempted where a signal has asked the run to stop; for loops outside of training."""
+    if self.guard.poll(0):
+      raise loop.Preempted("stopped between training steps; the same command resumes")
+
+  def key(self, *path: int) -> jax.Array:
+    """A random key that depends on the seed and on what it is for, never on the history."""
+    return functools.reduce(jax.random.fold_in, path, jax.random.key(self.config.seed))
+
+  def whole(self, params: Any) -> Any:
+    """All parameters, where params are those that are trained."""
+    return train_step.join(params, self.frozen)
+
+  def sample(self, params: Any, ids: Any, mask: Any, key: jax.Array, **how: Any) -> Any:
+    """K responses a prompt; see `sampling.sample`."""
+    vocabulary = tokenizers.describe(self.tokenizer)
+    ends = dict(eos=vocabulary.eos, pad=vocabulary.pad)
+    with jax.set_mesh(self.mesh):
+      return sampling.sample(self.model, self.whole(params), ids, mask, key, **ends, **how)
+
+  def decode(self, response: np.ndarray, mask: np.ndarray) -> list[list[str]]:
+    """The texts of ids [B, K, R], special tokens left out."""
+    keep = [[ids[on > 0] for ids, on in zip(*row)] for row in zip(response, mask)]
+    return [self.tokenizer.batch_decode(row, skip_special_tokens=True) for row in keep]
+
+
+def start(
+  config: Any, workdir: pathlib.Path, writer: writers.Writer, guard: preemption.Guard
+) -> tuple[Session, Any]:
+  """The session, and the parameters that its first stage trains."""
+  mesh = sharding.make_mesh(config.mesh)
+  tokenizer = load_tokenizer(config)
+  options = {name: config.model[name] for name in ("attention", "remat", "scan")}
+  options["dtype"] = jnp.dtype(config.model.dtype)
+  place = functools.partial(sharding.named_shardings, mesh=mesh, rules=config.rules)
+  if config.model.path:
+    model, params, architecture = huggingface.load(config.model.path, shardings=place, **options)
+  else:
+    architecture = config_lib.read({**from_scratch(tokenizer), **config.model.shape})
+    make = lambda key: transformer.create(architecture, key, **options)[1]  # noqa: E731
+    key = jax.random.key(config.seed)
+    model, abstract = transformer.create(architecture, key, **options)
+    params = jax.jit(make, out_shardings=place(abstract))(key)
+  frozen = None
+  if config.model.lora.rank:
+    adapters = dict(rank=config.model.lora.rank, alpha=config.model.lora.alpha)
+    adapters["targets"] = tuple(config.model.lora.targets)
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    model, params, architecture = lora.add(params, architecture, key, **adapters, **options)
+    frozen, params = lora.split(params)
+  scorer = lookup.resolve(config.scorer, "larpo_jax.scorers")
+  score = train_step.make_score_step(model=model, scorer=scorer, mesh=mesh)
+  session = Session(
+    config, workdir, mesh, model, architecture, tokenizer, frozen, scorer, score, writer, guard
+  )
+  return session, params
+
+
+def load_tokenizer(config: Any) -> Any:
+  """The config's tokenizer, its model's, or its world's."""
+  if config.tokenizer.path or config.model.path:
+    path = config.tokenizer.path or config.model.path
+    return tokenizers.load(path, chat_template=config.tokenizer.chat_template)
+  if config.world is None:
+    raise ValueError("no tokenizer: set model.path or tokenizer.path, or choose a world")
+  return worlds.find(config.world["name"]).tokenizer()
+
+
+def from_scratch(tokenizer: Any) -> dict[str, Any]:
+  """What a model from scratch takes from its tokenizer, and the usual of its kind."""
+  return {
+    "vocab_size": len(tokenizer),
+    "bos_token_id": tokenizer.bos_token_id,
+    "eos_token_id": tokenizer.eos_token_id,
+    "pad_token_id": tokenizer.pad_token_id,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 2048,
+  }

@@ -1,0 +1,174 @@
+"""One stage of a run: data, loss and optimiser to trained parameters, resumed where it stood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import functools
+import json
+import math
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from larpo_jax import (
+  checkpoints,
+  hardware,
+  lookup,
+  loop,
+  optimizers,
+  sharding,
+  train_step,
+  workdir,
+)
+from larpo_jax.data import batching, dataset, reference
+from larpo_jax.models import transformer
+from larpo_jax.session import Session
+from larpo_jax.train_step import Loss
+from larpo_jax.types import Batch, LogProbs
+
+
+def train(
+  session: Session,
+  name: str,
+  params: Any,
+  data: dataset.TokenizedData,
+  *,
+  loss: Any,
+  optimizer: Mapping[str, Any],
+  batch_size: int,
+  steps: int = -1,
+  epochs: float = 1,
+  evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+) -> Any:
+  """The parameters after the stage; at once where its last checkpoint is there already.
+
+  params are where it starts and, for the kernels that read one, the reference. steps < 0 means as
+  many as the epochs take. Raises what `loop.fit` raises, and ValueError where the loss is not what
+  it has to be before the first step.
+  """
+  config = session.config
+  order = batching.schedule(data, batch_size=batch_size, shapes=config.data.shapes)
+  steps = steps if steps >= 0 else max(1, math.ceil(epochs * order.per_epoch))
+  kernels = objective(loss)
+  chain, rate = optimizers.build(optimizer, steps, params)
+  state, placed = _initial(session, params, chain)
+  store = checkpoints.Store(session.workdir / "checkpoints" / name, keep=config.checkpoint.keep)
+  try:
+    if (store.steps() or [-1])[-1] >= steps:
+      restored = store.restore(state)
+      if restored is not None and restored.step >= steps:
+        return restored.state.params
+    reads = train_step.needs_reference(kernels)
+    attach = cache_reference(session, params, data) if reads and config.reference.cache else None
+    live = params if reads and attach is None else None
+    feed = dict(batch_size=batch_size, seed=config.seed, shapes=config.data.shapes)
+    batches = batching.batches(data, shard=shard(), attach=attach, **feed)
+    if reads:
+      first = next(batching.batches(data, shard=shard(), attach=attach, **feed))
+      _preflight(session, params, session.put(first), kernels)
+    step = train_step.make_train_step(
+      model=session.model,
+      scorer=session.scorer,
+      loss=kernels,
+      optimizer=chain,
+      mesh=session.mesh,
+      shardings=placed,
+      accumulation=config.accumulation,
+    )
+    return loop.fit(
+      name,
+      state,
+      step=lambda state, batch: step(state, live, batch, session.frozen),
+      batches=batches,
+      put=session.put,
+      plan=loop.Plan(steps, config.log_every, config.checkpoint.every, config.evaluate.every),
+      outlet=loop.Outlet(store, session.writer, session.guard),
+      rate=rate,
+      evaluate=evaluate,
+      flops_per_token=6.0 * transformer.matmul_params(session.architecture),
+      peak_flops=hardware.peak_flops(jnp.dtype(config.model.dtype)),
+    ).params
+  finally:
+    store.close()
+
+
+def objective(spec: Any) -> Loss:
+  """The kernels that a spec node, or a sequence of nodes with a `weight` each, names."""
+  nodes = [spec] if hasattr(spec, "keys") else list(spec)
+  found = []
+  for node in nodes:
+    arguments = dict(node)
+    weight = float(arguments.pop("weight", 1.0))
+    found.append((weight, lookup.resolve(arguments, "larpo_jax.losses")))
+  return found
+
+
+def cache_reference(
+  session: Session, params: Any, data: dataset.TokenizedData
+) -> Callable[[Batch], Batch]:
+  """Scores what the cache lacks of the data, once, and returns what puts it into batches."""
+  config = session.config
+  whole = session.whole(params)
+  precision = f"{config.model.dtype}-{config.model.attention}-{jax.default_backend()}"
+  directory = dataset.cache_directory(config.reference.cache_dir) / "reference"
+  cache = reference.Cache(
+    directory, reference.weights_digest(whole, session.architecture), precision
+  )
+  feed = dict(batch_size=config.data.batch_size, shapes=config.data.shapes, shuffle=False)
+  total = batching.schedule(data, **feed).per_epoch
+
+  def score(batch: Batch) -> LogProbs:
+    session.poll()
+    return session.score(whole, session.put(batch))
+
+  reference.fill(batching.batches(data, epochs=1, shard=shard(), **feed), score, cache, total=total)
+  return reference.attach(cache)
+
+
+def _initial(session: Session, params: Any, chain: Any) -> tuple[train_step.TrainState, Any]:
+  """A fresh state, made where it lives, and its shardings. It shares no memory with params."""
+  make = functools.partial(train_step.init, optimizer=chain)
+  abstract = jax.eval_shape(make, params)
+  placed = sharding.named_shardings(abstract, session.mesh, session.config.rules)
+  return jax.jit(make, out_shardings=placed)(params), placed
+
+
+def _preflight(session: Session, params: Any, batch: Batch, kernels: Loss) -> None:
+  policy = session.score(session.whole(params), batch)
+  with jax.set_mesh(session.mesh):
+    train_step.preflight(policy, batch, kernels)
+
+
+def shard() -> tuple[int, int]:
+  """Which process this is, and of how many."""
+  return jax.process_index(), jax.process_count()
+
+
+def remembered(
+  session: Session, name: str, compute: Callable[[], Mapping[str, float]]
+) -> dict[str, float]:
+  """Numbers that are computed once in a workdir and read from then on."""
+  path = session.workdir / "results" / f"{name}.json"
+  if path.exists():
+    return json.loads(path.read_text())
+  found = {key: float(value) for key, value in compute().items()}
+  if jax.process_index() == 0:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdir.write_json(path, found)
+  return found
+
+
+def gathered(tree: Any) -> Any:
+  """The whole of arrays that are sharded, as NumPy, on every process."""
+  if jax.process_count() > 1:
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.tree.map(np.asarray, tree)
+
+
+def together(reason: str) -> None:
+  """Waits for every process."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(reason)
