@@ -98,10 +98,9 @@ def padded(seed, length=12):
 
 def randomise(params, seed):
   """The same parameters with large random values, so that nothing is near its initial symmetry."""
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  fresh = [0.25 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)]
-  return jax.tree.unflatten(tree, fresh)
+  random = np.random.default_rng(seed)
+  draw = lambda leaf: jnp.asarray(0.25 * random.normal(size=leaf.shape), jnp.float32)  # noqa: E731
+  return jax.tree.map(draw, params)
 
 
 def inputs(seed, lists, length):
