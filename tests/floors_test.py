@@ -15,7 +15,7 @@ FLOORS = [
   | {"hardware", "processes"},
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"},
   {"train_step", "evaluators", "sampling"},
-  {"train", "loop", "rounds", "curves"},
+  {"train", "session", "stage", "loop", "rounds", "curves"},
   {"main", "inspect", "sweep", "report"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

@@ -120,7 +120,7 @@ def checkpoints(directory, seed):
 
 
 def test_training_is_trls(tmp_path, seed):
-  """The same checkpoints and token ids through both trainers: two AdamW steps, each compared."""
+  """The same checkpoints and token ids through both: the start, and after one and two steps."""
   data, steps, rate = rows(np.random.default_rng(seed)), 3, 1e-3
   folders = checkpoints(tmp_path, seed)
   logged = trl_reference.dpo_training(
@@ -139,6 +139,8 @@ def test_training_is_trls(tmp_path, seed):
   for number, expected in enumerate(logged):
     state, found = step(state, reference_params, batch)
     for name in ("loss", "grad_norm", *SHARED):
+      # A reward is a tenth of the difference of two sums near 30, so its error is an absolute one.
+      small = 1e-5 if name.startswith("rewards/") else 0.0
       np.testing.assert_allclose(
-        found[name], expected[name], 1e-5, 1e-6, err_msg=f"{name}, step {number}"
+        found[name], expected[name], 1e-5, small, err_msg=f"{name}, step {number}"
       )
