@@ -1,0 +1,81 @@
+"""Settings that contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def check(tree: Mapping[str, Any]) -> None:
+  """Raises ValueError with the first contradiction of a tree whose single values are right."""
+  for checks in (_model, _data, _stages, _mesh):
+    for problem in checks(tree):
+      raise ValueError(problem)
+
+
+def get(tree: Mapping[str, Any], name: str) -> Any:
+  """The value of a dotted name; None below a node that is None."""
+  value: Any = tree
+  for part in name.split("."):
+    value = None if value is None else value.get(part)
+  return value
+
+
+def _model(tree: Mapping[str, Any]) -> Iterator[str]:
+  model, tokenizer = tree["model"], tree["tokenizer"]
+  if model["path"] and model["shape"]:
+    yield "config.model has both a path and a shape: a checkpoint has its own shape, so drop one"
+  if not model["path"] and not model["shape"]:
+    yield "config.model has neither a path nor a shape: give a checkpoint, or keys of config.json"
+  if not model["path"] and not tokenizer["path"] and tree["world"] is None:
+    yield "config.tokenizer.path is empty, and neither config.model.path nor a world brings one"
+
+
+def _data(tree: Mapping[str, Any]) -> Iterator[str]:
+  data, rounds = tree["data"], tree["rounds"]
+  for name, size in _batch_sizes(tree):
+    if size % tree["accumulation"]:
+      yield (
+        f"{name}={size} does not divide into config.accumulation={tree['accumulation']} "
+        "micro-batches: make it a multiple"
+      )
+  for name in _losses(tree["loss"]):
+    if name.startswith(("listwise.", "pairwise.")):
+      if rounds is None and data["candidates"] == 1:
+        yield f"config.data.candidates=1, but {name} ranks a list: give at least 2, or 0 for all"
+      if rounds is not None and rounds["candidates"] == 1:
+        yield f"config.rounds.candidates=1, but {name} ranks a list: give at least 2"
+
+
+def _stages(tree: Mapping[str, Any]) -> Iterator[str]:
+  data, world, rounds = tree["data"]["train"]["path"], tree["world"], tree["rounds"]
+  if tree["steps"] < 0 and tree["epochs"] <= 0:
+    yield "config.steps and config.epochs are both unset: give one of them"
+  if rounds is not None and tree["reward"] is None:
+    yield "config.rounds needs config.reward to rank what it samples, such as rules.exact"
+  if rounds is not None and world is None and not data:
+    yield "config.rounds needs prompts: give config.world or config.data.train.path"
+  if tree["supervised"] is not None and world is None and not data:
+    yield "config.supervised needs demonstrations: give config.world or config.data.train.path"
+  alone = tree["supervised"] is not None and tree["steps"] == 0
+  if rounds is None and not data and not alone:
+    yield "config.data.train.path is empty and there are no rounds: there is nothing to learn from"
+
+
+def _mesh(tree: Mapping[str, Any]) -> Iterator[str]:
+  mesh = tree["mesh"]
+  if 0 in mesh.values():
+    yield f"config.mesh={mesh} has an axis of 0 devices: give at least 1, or -1 for what is left"
+  if list(mesh.values()).count(-1) > 1:
+    yield f"config.mesh={mesh} has more than one -1: only one axis can take what is left"
+
+
+def _batch_sizes(tree: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+  yield "config.data.batch_size", tree["data"]["batch_size"]
+  if tree["supervised"] is not None:
+    yield "config.supervised.batch_size", tree["supervised"]["batch_size"]
+
+
+def _losses(loss: Any) -> list[str]:
+  nodes = loss if isinstance(loss, tuple) else (loss,)
+  return [str(node.get("name")) for node in nodes if isinstance(node, dict)]

@@ -1,0 +1,125 @@
+"""Every setting of a run: its default, whose type is its type, and what it may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from larpo_jax.data import problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A setting: its default, whose type is its type, and what it may be."""
+
+  default: Any
+  low: float = -math.inf  # inclusive
+  high: float = math.inf  # inclusive
+  above: float = -math.inf  # exclusive
+  choices: tuple[str, ...] = ()
+  empty: bool = False  # a text that may be ""
+  required: bool = False  # where its node is given, so must it be
+  filled: bool = True  # where it is left out, the default is filled in
+
+
+class Node:
+  """A group of settings that may be None as a whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """dict(name="module.function", **its_keyword_arguments), from a package."""
+
+  package: str
+  module: str = ""  # the only one of the package that counts
+  optional: bool = False
+  several: bool = False  # may be a sequence of specs with a weight each
+
+
+@dataclasses.dataclass(frozen=True)
+class Free:
+  """A mapping of any length whose keys are data."""
+
+  keys: tuple[str, ...] = ()  # () is any
+  values: tuple[str, ...] = ()
+
+
+_AXES = ("data", "fsdp", "tensor")
+_LOGICAL = ("layers", "vocab", "embed", "heads", "kv_heads", "head_dim", "mlp", "lora")
+_COUNT, _SIZE = dict(low=1), dict(low=0)
+
+FIELDS: dict[str, Field | Node | Spec | Free] = {
+  "seed": Field(0, low=0),
+  "steps": Field(-1, low=-1),
+  "epochs": Field(1.0, low=0),
+  "accumulation": Field(1, **_COUNT),
+  "log_every": Field(10, **_SIZE),
+  "export": Field(True),
+  "model.path": Field("", empty=True),
+  "model.shape": Free(),
+  "model.dtype": Field("float32", choices=("float32", "bfloat16")),
+  "model.attention": Field("xla", choices=("xla", "fused")),
+  "model.remat": Field("none", choices=("none", "dots", "full")),
+  "model.scan": Field(True),
+  "model.lora.rank": Field(0, **_SIZE),
+  "model.lora.alpha": Field(16.0, above=0),
+  "model.lora.targets": Field(
+    ("q", "k", "v", "o", "gate", "up", "down"),
+    choices=("q", "k", "v", "o", "gate", "up", "down"),
+  ),
+  "scorer": Spec("larpo_jax.scorers"),
+  "tokenizer.path": Field("", empty=True),
+  "tokenizer.chat_template": Field("", empty=True),
+  "data.train.path": Field("", empty=True),
+  "data.train.split": Field("", empty=True),
+  "data.test.path": Field("", empty=True),
+  "data.test.split": Field("", empty=True),
+  "data.reader": Spec("larpo_jax.data", module="readers"),
+  "data.candidates": Field(0, **_SIZE),
+  "data.batch_size": Field(8, **_COUNT),
+  "data.max_prompt": Field(512, **_COUNT),
+  "data.max_response": Field(512, **_COUNT),
+  "data.overlong": Field("truncate", choices=("truncate", "drop")),
+  "data.max_bad_rows": Field(0, **_SIZE),
+  "data.eos": Field(True),
+  "data.shapes": Field(4, **_COUNT),
+  "data.skip": Field((), choices=tuple(problems.KINDS), empty=True),
+  "loss": Spec("larpo_jax.losses", several=True),
+  "reference.cache": Field(True),
+  "reference.cache_dir": Field("", empty=True),
+  "optimizer.name": Field("adamw", choices=("adamw", "adafactor", "lion", "sgd")),
+  "optimizer.learning_rate": Field(1e-6, above=0),
+  "optimizer.schedule": Field("linear", choices=("constant", "linear", "cosine")),
+  "optimizer.warmup": Field(0.1, **_SIZE),
+  "optimizer.clip": Field(1.0, **_SIZE),
+  "optimizer.weight_decay": Field(0.0, **_SIZE, filled=False),
+  "optimizer.b1": Field(0.9, low=0, high=1, filled=False),
+  "optimizer.b2": Field(0.999, low=0, high=1, filled=False),
+  "optimizer.eps": Field(1e-8, above=0, filled=False),
+  **{f"mesh.{axis}": Field(-1 if axis == "data" else 1, low=-1) for axis in _AXES},
+  "rules": Free(_LOGICAL, _AXES),
+  "checkpoint.every": Field(100, **_SIZE),
+  "checkpoint.keep": Field(3, **_COUNT),
+  "evaluate.every": Field(0, **_SIZE),
+  "evaluate.rows": Field(256, **_SIZE),
+  "supervised": Node(),
+  "supervised.examples": Field(0, **_SIZE),
+  "supervised.steps": Field(-1, low=-1),
+  "supervised.epochs": Field(1.0, above=0),
+  "supervised.batch_size": Field(32, **_COUNT),
+  "supervised.learning_rate": Field(1e-3, above=0),
+  "rounds": Node(),
+  "rounds.count": Field(1, low=1, required=True),
+  "rounds.prompts": Field(1, low=1, required=True),
+  "rounds.candidates": Field(4, **_COUNT),
+  "rounds.max_tokens": Field(128, **_COUNT),
+  "rounds.temperature": Field(1.0, above=0),
+  "rounds.top_p": Field(1.0, above=0, high=1),
+  "rounds.top_k": Field(0, **_SIZE),
+  "rounds.steps_per_round": Field(-1, low=-1),
+  "rounds.batch_size": Field(64, **_COUNT),
+  "rounds.memory": Field("none", choices=("none", "previous", "all")),
+  "world": Spec("larpo_jax.worlds", optional=True),
+  "reward": Spec("larpo_jax.rewards", optional=True),
+}
