@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from larpo_jax.models import prompts
 from larpo_jax.scorers import _head
+from larpo_jax.sharding import BATCH_AXES
 from larpo_jax.types import Array, Batch, LogProbs
-
-BATCH_AXES = ("data", "fsdp")  # the mesh axes that split prompts
 
 
 def causal(model: nnx.GraphDef, params: nnx.State, batch: Batch, *, chunk: int = 1024) -> LogProbs:
