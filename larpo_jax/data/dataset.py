@@ -231,5 +231,6 @@ def _check_merged(report: Report, limit: float) -> None:
     raise ValueError(
       f"in {share:.0%} of the rows of {report.source} the prompt's last tokens merge with the"
       " response or are rendered otherwise before it: end prompts at a token boundary (no trailing"
-      f" space), set data.boundary='apart', or allow it with data.max_merged={share:.2f}"
+      " space), set data.boundary='apart' (plain texts), or allow it with"
+      f" data.max_merged={share:.2f}"
     )

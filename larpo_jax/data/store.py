@@ -109,12 +109,13 @@ class Writer:
     """Appends a row; source is its index in the source."""
     segments = [tokens.prompt, *tokens.responses]
     masks = [np.zeros(len(tokens.prompt), bool), *tokens.masks]
-    ends = self._tokens + np.cumsum([len(each) for each in segments])
+    lengths = np.asarray([len(each) for each in segments])
+    ends = self._tokens + np.cumsum(lengths)
     self._tokens, self._segments = int(ends[-1]), self._segments + len(segments)
     self.candidates = max(self.candidates, len(tokens.responses))
     flat, flags = np.concatenate(segments), np.concatenate(masks)
     digest = xxhash.xxh3_128(flat.tobytes())
-    digest.update(flags.tobytes() + np.diff(ends, prepend=0).tobytes())
+    digest.update(flags.tobytes() + lengths.tobytes())
     self._put("ids", flat)
     self._put("mask", flags)
     self._put("ends", ends)
