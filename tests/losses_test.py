@@ -129,17 +129,18 @@ def test_padded_responses_do_not_count(name, seed):
   policy, reference, batch = lists(seed)
   holes = ~batch.valid[..., None]
   assert holes.any()
+  for garbage in (-7.0, np.nan):
 
-  def spoil(x):
-    return x.replace(
-      token=np.where(holes, -7.0, x.token).astype(np.float32),
-      mask=np.where(holes, 1.0, x.mask).astype(np.float32),
-    )
+    def spoil(x, garbage=garbage):
+      return x.replace(
+        token=np.where(holes, garbage, x.token).astype(np.float32),
+        mask=np.where(holes, 1.0, x.mask).astype(np.float32),
+      )
 
-  garbage = batch.replace(label=np.where(batch.valid, batch.label, 9.0).astype(np.float32))
-  found = compiled(name)(spoil(policy), spoil(reference), garbage)
-  close(found, compiled(name)(policy, reference, batch))
-  assert not np.any(np.where(holes, found[2], 0.0))
+    label = np.where(batch.valid, batch.label, -garbage).astype(np.float32)
+    found = compiled(name)(spoil(policy), spoil(reference), batch.replace(label=label))
+    close(found, compiled(name)(policy, reference, batch))
+    assert not np.any(np.where(holes, found[2], 0.0))
 
 
 @every_kernel
