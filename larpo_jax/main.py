@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(f"stray words: {' '.join(argv[1:])}; an override is --config.KEY=VALUE")
   from larpo_jax import config, loop, preemption, processes, train  # jax, after the flags are right
 
+  logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
   workdir = os.path.abspath(_WORKDIR.value)
   try:
     checked = config.validate(_CONFIG.value)

@@ -11,8 +11,6 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from larpo_jax.types import Batch
-
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # prompts are split over both
 
@@ -90,13 +88,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def put(batch: Batch, mesh: Mesh) -> Batch:
-  """Global arrays from this process's contiguous rows of the batch.
+def put(batch: Any, mesh: Mesh) -> Any:
+  """Global arrays from this process's contiguous rows, [rows, ...] in every leaf.
 
   Raises ValueError when the devices that share the prompts do not divide their number.
   """
   shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-  rows = batch.response.shape[0] * jax.process_count()
+  rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
   if rows % shares:
     raise ValueError(
       f"a batch of {rows} prompts does not divide over {shares} devices (data x fsdp): make the "
