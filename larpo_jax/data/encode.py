@@ -71,6 +71,7 @@ def render(example: Example, vocabulary: Vocabulary, policy: Policy, notes: Coun
 
 
 def _render_chat(example: Example, vocabulary: Vocabulary, policy: Policy) -> Rendered:
+  _ = vocabulary.turn_end  # asked for first, because that tries the template in a process apart
   tools = tokenizers.shield(vocabulary, example.tools)
   prompt = _turns(example.prompt, "user", vocabulary)
   if prompt[-1]["role"] == "assistant":
