@@ -177,7 +177,7 @@ def load(directory: pathlib.Path) -> TokenizedData | None:
 
 
 def overlap(train: TokenizedData, test: TokenizedData) -> int:
-  """How many rows of test have a prompt that train has too."""
+  """How many rows of test have a prompt that train has too, as far as truncation leaves them."""
   return int(np.isin(np.asarray(test.prompts), np.asarray(train.prompts)).sum())
 
 
