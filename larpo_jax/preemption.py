@@ -26,13 +26,16 @@ class Guard:
     self.stopping = False
     self._signalled = False
     self._polls = 0
+    self._distributed = False
     self._before: dict[int, object] = {}
 
   def __enter__(self) -> Guard:
     """Installs the handlers; only the main thread may."""
-    distributed = jax.process_count() > 1
-    for number in (signal.SIGUSR1,) if distributed else SIGNALS:
-      self._before[number] = signal.signal(number, self._forward if distributed else self._note)
+    # Not process_count(), which starts the devices: a signal meanwhile would end the process.
+    self._distributed = jax.distributed.is_initialized()
+    handler = self._forward if self._distributed else self._note
+    for number in (signal.SIGUSR1,) if self._distributed else SIGNALS:
+      self._before[number] = signal.signal(number, handler)
     return self
 
   def __exit__(
@@ -49,7 +52,7 @@ class Guard:
   def poll(self, step: int) -> bool:
     """Whether to save at this step and stop; once true, always true."""
     self._polls += 1
-    if jax.process_count() > 1:
+    if self._distributed:
       # Its own count: steps begin again with every stage, and the service wants a rising number.
       stop = multihost_utils.reached_preemption_sync_point(self._polls)
     else:

@@ -13,7 +13,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from larpo_jax import workdir as files
@@ -34,7 +36,7 @@ class Writer:
     self.workdir = Path(workdir)
     self._path = self.workdir / METRICS
     self._writes = jax.process_index() == 0
-    self._events: dict[str, SummaryWriter] = {}
+    self._events: dict[str, EventsWriter] = {}
     self._purge: dict[str, int] = {}
     if self._writes:
       self.workdir.mkdir(parents=True, exist_ok=True)
@@ -55,9 +57,11 @@ class Writer:
       self._file.flush()
     except OSError as error:
       raise files.unwritten(error, self._path, 1000) from error
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+    event = Event(step=int(step), wall_time=time.time(), summary=Summary(value=values))
     events = self._stage_events(stage)
-    for name, value in numbers.items():
-      events.add_scalar(name, value, int(step))
+    events.write_event(event)
+    events.flush()  # tensorboardX's own writer would lose its queue to a kill
 
   def rewind(self, step: int, stage: str = "train") -> None:
     """Forgets what is after step in a stage: a run that goes on from there writes it again."""
@@ -83,12 +87,18 @@ class Writer:
     if not self._path.exists() or self._path.read_text(encoding="utf-8", errors="replace") != text:
       files.write_text(self._path, text)
 
-  def _stage_events(self, stage: str) -> SummaryWriter:
-    """TensorBoard forgets, on reading, what an earlier file says from purge_step on."""
+  def _stage_events(self, stage: str) -> EventsWriter:
+    """TensorBoard forgets, at a session's start, what earlier files say of its step and after."""
     if stage not in self._events:
-      self._events[stage] = SummaryWriter(
-        str(self.workdir / EVENTS / stage), purge_step=self._purge.get(stage), flush_secs=5
-      )
+      directory = self.workdir / EVENTS / stage
+      directory.mkdir(parents=True, exist_ok=True)
+      # The suffix, as two files that start in one second would be one.
+      events = EventsWriter(str(directory / "events"), filename_suffix=f".{time.time_ns()}")
+      if stage in self._purge:
+        start = SessionLog(status=SessionLog.START)
+        events.write_event(Event(step=self._purge[stage], file_version="brain.Event:2"))
+        events.write_event(Event(step=self._purge[stage], session_log=start))
+      self._events[stage] = events
     return self._events[stage]
 
 

@@ -133,6 +133,9 @@ def _spec(name: str, spec: Any, entry: Spec) -> None:
     return
   if not isinstance(spec, dict):
     raise ValueError(f"config.{name}={spec!r} must be a spec such as dict(name=...)")
+  if not isinstance(spec.get("name"), str) or not spec["name"]:
+    listed = ", ".join(spec) or "nothing"
+    raise ValueError(f"config.{name} needs a name, as in dict(name=...); it has {listed}")
   for key, default in _arguments(name, dict(spec), entry).items():
     given = spec.get(key, default)
     if not isinstance(given, tuple | dict) and not (given is None and default is None):
@@ -150,7 +153,7 @@ def _arguments(name: str, spec: dict[str, Any], entry: Spec) -> dict[str, Any]:
     if entry.module:
       module = importlib.import_module(f"{entry.package}.{entry.module}")
       known = [f"{entry.module}.{function}" for function in lookup.functions(module)]
-      if spec.get("name") not in known:
+      if spec["name"] not in known:
         given = spec.get("name")
         raise ValueError(f"no {given!r}{nearest(str(given), known)}; there are: {', '.join(known)}")
     return lookup.keywords(lookup.resolve(spec, entry.package))
@@ -160,7 +163,7 @@ def _arguments(name: str, spec: dict[str, Any], entry: Spec) -> dict[str, Any]:
 
 def _world(spec: dict[str, Any]) -> dict[str, Any]:
   """A world is a module: its name, and what its problems and demonstrations take of a config."""
-  name = str(spec.pop("name", None))
+  name = spec.pop("name")
   module = worlds.find(name)
   accepted = {**lookup.keywords(module.problems), **lookup.keywords(module.demonstrations)}
   for key in ("seed", "split", "start"):  # the run gives these

@@ -1,0 +1,275 @@
+"""Whatever is wrong with a config is said before anything runs, by the name of the key."""
+
+import json
+import math
+import os
+from pathlib import Path
+import random
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+
+from experiments import common, quickstart
+from larpo_jax import config as config_lib
+from larpo_jax.config import fields, flags
+
+ROOT = Path(__file__).parent.parent
+
+
+def whole():
+  """A config that is right, with every optional node."""
+  config = quickstart.get_config()
+  config.model.lora.rank = 4
+  return config_lib.validate(config).to_dict()
+
+
+def put(tree, name, value):
+  *path, last = name.split(".")
+  for part in path:
+    tree = tree[part]
+  tree[last] = value
+
+
+def take(tree, name):
+  *path, last = name.split(".")
+  for part in path:
+    tree = tree[part]
+  return tree.pop(last)
+
+
+def refused(tree):
+  with pytest.raises(ValueError, match="config") as caught:
+    config_lib.validate(tree)
+  text = str(caught.value)
+  assert "\n" not in text
+  return text
+
+
+def leaves():
+  return {
+    name: entry for name, entry in config_lib.FIELDS.items() if isinstance(entry, fields.Field)
+  }
+
+
+def test_base_and_the_table_hold_the_same_fields_and_defaults():
+  base = config_lib.flat(common.base())
+  optional = ("supervised.", "rounds.")
+  always = {name: entry for name, entry in leaves().items() if not name.startswith(optional)}
+  nodes = {
+    name.split(".name")[0] for name in base if name.endswith(".name") and name != "optimizer.name"
+  }
+  specs = {name for name, entry in config_lib.FIELDS.items() if isinstance(entry, fields.Spec)}
+  assert nodes <= specs
+  for name, entry in always.items():
+    assert base.pop(name) == entry.default, name
+    assert type(common.base().to_dict()) is dict
+  rest = {
+    name for name in base if not name.startswith(("loss.", "scorer.", "data.reader.", "rules."))
+  }
+  assert rest == {"model.shape", "supervised", "rounds", "world", "reward"}
+
+
+@pytest.mark.parametrize("experiment", sorted((ROOT / "experiments").rglob("*.py")), ids=str)
+@pytest.mark.parametrize("argument", ["", "smoke"])
+def test_every_experiment_is_valid(experiment, argument):
+  if experiment.stem in ("common", "__init__"):
+    pytest.skip("no experiment")
+  space = {}
+  exec(compile(experiment.read_text(), str(experiment), "exec"), space)
+  config = space["get_config"](argument)
+  if not config.model.path and not config.model.shape:
+    config.model.path = "given/on/the/command/line"
+  if config.rounds is None and not config.data.train.path:
+    config.data.train.path = "given/on/the/command/line"
+  before = config.to_json_best_effort()
+  complete = config_lib.validate(config)
+  assert config.to_json_best_effort() == before, "validate changes nothing"
+  assert complete.is_locked
+  assert config_lib.validate(complete) == complete
+
+
+def test_defaults_are_filled_in():
+  config = quickstart.get_config()
+  del config.rounds["temperature"]
+  del config.data["overlong"]
+  complete = config_lib.validate(config)
+  assert complete.rounds.temperature == 1.0
+  assert complete.data.overlong == "truncate"
+  assert complete.rounds.memory == "none"
+  tree = config.to_dict()
+  del tree["rounds"]["count"]
+  assert "config.rounds.count=None must be a whole number" in refused(tree)
+
+
+def test_every_key_with_one_letter_changed_is_refused_with_the_right_one_named(seed):
+  generator = random.Random(seed)
+  right = config_lib.flat(whole())
+  tried = 0
+  for name in right:
+    if name.startswith(("model.shape.", "rules.")):
+      continue  # read by the model; tested below
+    key = name.rpartition(".")[2]
+    place = generator.randrange(len(key))
+    letter = generator.choice("abcdefghijklmnopqrstuvwxyz_".replace(key[place], ""))
+    wrong = key[:place] + letter + key[place + 1 :]
+    tree = whole()
+    put(tree, f"{name.rpartition('.')[0]}.{wrong}".lstrip("."), take(tree, name))
+    text = refused(tree)
+    assert wrong in text, text
+    assert key in text, text
+    tried += 1
+  assert tried > 50
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "said"),
+  [
+    ("modle", {}, "config.modle is unknown (did you mean 'model'?)"),
+    ("data.train.paht", "x", "did you mean 'path'?"),
+    ("rules.embde", "fsdp", "did you mean 'embed'?"),
+    ("rules.embed", "fdsp", "config.rules.embed='fdsp' must be one of data, fsdp, tensor"),
+    ("loss.name", "listwise.listml", "did you mean 'listwise.listmle'?"),
+    ("loss.bta", 0.1, "takes no 'bta' (did you mean 'beta'?); its arguments: beta"),
+    ("loss.beta", math.nan, "config.loss.beta=nan must be a finite number"),
+    ("loss.beta", -0.1, "config.loss.beta=-0.1 must be above 0"),
+    ("loss.beta", "0.1", "config.loss.beta='0.1' must be a number"),
+    ("loss.beta", None, "config.loss.beta=None must be a number"),
+    ("loss.name", "", "config.loss needs a name"),
+    ("loss", (), "config.loss is empty"),
+    ("loss", "pairwise.dpo", "config.loss='pairwise.dpo' must be a spec"),
+    ("loss", ({"name": "pairwise.dpo", "weight": math.inf},), "config.loss[0].weight=inf"),
+    ("loss", ({"name": "pairwise.dpo"}, {"name": "pairwise.dop"}), "config.loss[1]: no"),
+    ("world.name", "arithmetics", "no world 'arithmetics'"),
+    ("world.slop", 0.1, "did you mean 'slip'?"),
+    ("reward.name", "rules.brevety", "did you mean 'rules.brevity'?"),
+    ("data.reader.name", "readers.pair", "did you mean 'readers.pairs'?"),
+    ("data.reader.name", "batching.batches", "no 'batching.batches'"),
+    ("data.reader.chosn", "x", "did you mean 'chosen'?"),
+    ("optimizer.name", "adamv", "config.optimizer.name='adamv' must be one of adamw"),
+    ("optimizer.name", "lion", "lion takes no 'eps'"),
+    ("optimizer.learning_rate", math.inf, "must be a finite number"),
+    ("optimizer.learning_rate", 0, "must be above 0"),
+    ("optimizer.b1", None, "config.optimizer.b1=None must be a number"),
+    ("model.dtype", "float61", "must be one of float32, bfloat16"),
+    ("model.dtype", "", "config.model.dtype is empty"),
+    ("model.scan", 1, "config.model.scan=1 must be True or False"),
+    ("model.lora.targets", ("q", "w"), "config.model.lora.targets='w' must be one of q"),
+    ("model.lora.targets", (), "must be a tuple of q"),
+    ("model.path", "both", "both a path and a shape"),
+    ("model.shape", {}, "neither a path nor a shape"),
+    ("model.shape.hidden_size", math.nan, "must be a finite number"),
+    ("model", 3, "config.model=3 must be a dict"),
+    ("seed", True, "config.seed=True must be a whole number"),
+    ("seed", 1.5, "config.seed=1.5 must be a whole number"),
+    ("seed", None, "config.seed=None must be a whole number"),
+    ("steps", -2, "config.steps=-2 must be at least -1"),
+    ("epochs", 0, "config.steps and config.epochs are both unset"),
+    ("accumulation", 3, "config.data.batch_size=32 does not divide"),
+    ("data.batch_size", 0, "config.data.batch_size=0 must be at least 1"),
+    ("rounds.candidates", 1, "config.rounds.candidates=1, but listwise.listmle ranks a list"),
+    ("rounds.top_p", 1.5, "must be above 0 and at most 1"),
+    ("rounds.memory", "al", "must be one of none, previous, all"),
+    ("reward", None, "config.rounds needs config.reward"),
+    ("world", None, "config.tokenizer.path is empty"),
+    ("rounds", None, "there is nothing to learn from"),
+    ("mesh.fsdp", 0, "has an axis of 0 devices"),
+    ("mesh.fsdp", -1, "more than one -1"),
+    ("data.skip", ("mising",), "config.data.skip='mising' must be one of"),
+  ],
+)
+def test_what_cannot_run_is_refused(name, value, said):
+  tree = whole()
+  put(tree, name, value)
+  assert said in refused(tree)
+
+
+def test_data_settings_that_contradict_each_other():
+  config = common.base()
+  config.model.path = "somewhere"
+  assert "data.train.path is empty" in refused(config)
+  config.supervised = dict(steps=3)
+  assert "config.supervised needs demonstrations" in refused(config)
+  config.data.train.path = "rows.jsonl"
+  config_lib.validate(config)
+  config.data.candidates = 1
+  assert "config.data.candidates=1, but pairwise.dpo ranks a list" in refused(config)
+  config.loss = dict(name="pointwise.sft")
+  config_lib.validate(config)
+
+
+def test_secrets_are_struck_and_settings_kept():
+  config = common.base().to_dict()
+  assert config_lib.redact(config) == config
+  text = "git clone https://me:hunter2@host/x, hf_abcdefghij and sk-abcdefghij, https://host/a@b"
+  shown = config_lib.redact({"note": [text], "a": {"MyPassword": "x", "key": ("y", 3)}})
+  assert shown == {
+    "note": ("git clone https://***@host/x, *** and ***, https://host/a@b",),
+    "a": {"MyPassword": "***", "key": ("***", 3)},
+  }
+
+
+def test_a_digest_is_of_the_settings():
+  config = common.base()
+  digest = config_lib.digest(config)
+  assert digest == config_lib.digest(json.loads(json.dumps(config.to_dict())))
+  assert digest == config_lib.digest(dict(reversed(config.to_dict().items())))
+  config.loss.beta = 0.2
+  assert digest != config_lib.digest(config)
+
+
+MAIN = """
+import sys
+from absl import app, flags
+from ml_collections import config_flags
+from larpo_jax import config
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+def main(argv):
+  print("beta", _CONFIG.value.loss.beta, config.validate(_CONFIG.value).rounds.count, argv[1:])
+app.run(main, flags_parser=config.parse_flags)
+"""
+
+
+@pytest.mark.parametrize(
+  ("words", "code", "said"),
+  [
+    (["--config.loss.beta=0.5", "--config.rounds.count=2", "stray"], 0, "beta 0.5 2 ['stray']"),
+    (["--config.optimizer.learning_rat=1"], 1, "did you mean 'optimizer.learning_rate'?"),
+    (["--config.loss.label_smoothing=0.1"], 1, "config's loss has no 'label_smoothing'"),
+  ],
+)
+def test_overrides(words, code, said):
+  process = subprocess.run(
+    [sys.executable, "-c", MAIN, "--config=experiments/quickstart.py", *words],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
+  assert process.returncode == code, process.stderr
+  assert said in process.stdout + process.stderr
+  assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+  ("word", "said"),
+  [
+    ("--config.optimizer.bb=1", "--config.optimizer.bb is unknown (did you mean 'optimizer.b"),
+    ("--config.lerning_rate=1", "did you mean 'optimizer.learning_rate'?"),
+    ("--config.data.trian.path=x", "did you mean 'data.train.path'?"),
+    ("--config.supervised.steps=3", "write config.supervised in its file first"),
+    ("--config.loss.bta=3", "this config's loss has no 'bta'"),
+  ],
+)
+def test_a_typo_on_the_command_line_is_explained(word, said):
+  assert said in flags.explain(["main", "--config=x.py", word])
+  assert flags.explain(["main", "--config=x.py", "--workdir=y"]) is None
+
+
+def test_the_node_of_a_sweep_is_replaced_whole():
+  config = quickstart.get_config()
+  for override in quickstart.sweep():
+    changed = ml_collections.ConfigDict(config.to_dict())
+    changed.update_from_flattened_dict(override)
+    assert config_lib.validate(changed).loss.beta == override["loss.beta"]
