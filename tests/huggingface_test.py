@@ -10,19 +10,13 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny_models import FAMILIES, SIZES, padded, torch_model
+from tiny_models import FAMILIES, FAST, SIZES, padded, torch_model
 
 from larpo_jax import sharding
 from larpo_jax.models import config as config_lib
 from larpo_jax.models import heads, huggingface, rope, transformer
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(autouse=True)
-def _exact():
-  with jax.default_matmul_precision("highest"):
-    yield
 
 
 @pytest.fixture
@@ -66,7 +60,9 @@ def test_logits_gradients_and_export_are_those_of_pytorch(family, torch_peer, se
     logits = model.logits(hidden)[:, 0]
     return jnp.sum(logits * jnp.asarray(weight, jnp.float32)), logits
 
-  (_, logits), gradients = jax.jit(jax.value_and_grad(run, has_aux=True))(params)
+  (_, logits), gradients = jax.jit(jax.value_and_grad(run, has_aux=True), compiler_options=FAST)(
+    params
+  )
   np.testing.assert_allclose(logits[mask], wanted.detach().numpy()[mask], atol=2e-5)
 
   huggingface.save(tmp_path / "gradients", gradients, config)  # gives them their names

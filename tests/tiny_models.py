@@ -1,9 +1,14 @@
 """Tiny models of every family: their config.json, and PyTorch's own implementation of them."""
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from larpo_jax.models import transformer
+
+# For jax.jit(compiler_options=...): compiles in half the time where speed is not the matter.
+FAST = {"xla_backend_optimization_level": 0}
 VOCABULARY = 97
 SIZES = {
   "vocab_size": VOCABULARY,
@@ -103,8 +108,15 @@ def randomise(params, seed):
   return jax.tree.map(draw, params)
 
 
+def random_model(settings, seed, **options):
+  """(graphdef, params) with large random weights; options are those of Transformer."""
+  make = lambda: transformer.Transformer(settings, rngs=nnx.Rngs(params=0), **options)  # noqa: E731
+  graphdef, shapes = nnx.split(nnx.eval_shape(make))
+  return graphdef, randomise(shapes, seed)
+
+
 def inputs(seed, lists, length):
   """Random tokens, positions from 0 and validity, [2, lists, length]."""
-  tokens = jax.random.randint(jax.random.key(seed), (2, lists, length), 3, VOCABULARY)
+  tokens = jnp.asarray(np.random.default_rng(seed).integers(3, VOCABULARY, (2, lists, length)))
   positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
   return tokens, positions, jnp.ones(tokens.shape, bool)
