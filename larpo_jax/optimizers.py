@@ -22,11 +22,14 @@ def build(
   """The chain clip -> optimiser, and its schedule: what step i of `steps` multiplies updates by.
 
   spec: dict(name="adamw", learning_rate=1e-6, schedule="linear", warmup=0.1, clip=1.0, and what
-  optax's function of that name takes). clip=0 does not clip. Weight decay is on matrices only:
-  norms and biases are left alone, as everywhere. Raises ValueError that lists what there is.
+  optax's function of that name takes). clip=0 or None does not clip. Weight decay is on matrices
+  only: norms and biases are left alone, as everywhere. Raises ValueError that lists what there is.
   """
   arguments = dict(spec)
-  name, clip = arguments.pop("name"), arguments.pop("clip", 0.0)
+  for key in ("name", "learning_rate"):
+    if key not in arguments:
+      raise ValueError(f"the optimizer needs a {key}, as in dict(name='adamw', learning_rate=1e-6)")
+  name, clip = arguments.pop("name"), arguments.pop("clip", None)
   rate = schedule(
     arguments.pop("schedule", "constant"),
     arguments.pop("learning_rate"),
@@ -40,8 +43,9 @@ def build(
   for key in arguments:
     if key not in accepted:
       raise ValueError(f"optimizer {name} takes no {key!r}; its arguments: {', '.join(accepted)}")
-  if "mask" in accepted:
-    arguments["mask"] = decayed(params)
+  for key in ("mask", "weight_decay_mask"):
+    if key in accepted:
+      arguments[key] = decayed(params)
   optimizer = function(rate, **arguments)
   return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer, rate
 
@@ -49,8 +53,8 @@ def build(
 def schedule(name: str, peak: float, steps: int, *, warmup: float = 0.0) -> Schedule:
   """The learning rate of step 0, 1, ..., steps - 1.
 
-  warmup is the share of the steps (or, from 1 on, their number) that rise linearly to the peak; then
-  constant, or linear or cosine down to 0 at `steps`. Raises ValueError for another name.
+  warmup is the share of the steps (or, from 1 on, their number) that rise linearly to the peak;
+  then constant, or linear or cosine down to 0 at `steps`. Raises ValueError for another name.
   """
   if name not in SCHEDULES:
     raise ValueError(f"no schedule {name!r}; there are: {', '.join(SCHEDULES)}")

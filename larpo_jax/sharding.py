@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import functools
 import math
 from typing import Any
 
@@ -41,10 +42,11 @@ def named_shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str]) -> Any:
   """A NamedSharding for each leaf, from the `logical_axes` that the parameters carry.
 
   rules maps a logical axis to a mesh axis; an axis that is not in them, or whose mesh axis does not
-  divide it, is replicated. Leaves without logical axes are replicated. Raises ValueError when two
-  axes of one parameter go to the same mesh axis, and when a rule names no mesh axis.
+  divide it, is replicated. Leaves without logical axes are replicated, and so are those of another
+  rank than their parameter, such as the factors of Adafactor. Raises ValueError when two axes of
+  one parameter go to the same mesh axis, and when a rule names no mesh axis.
   """
-  strangers = sorted(set(rules.values()) - set(AXES))
+  strangers = sorted({str(axis) for axis in rules.values()} - set(AXES))
   if strangers:
     raise ValueError(
       f"rules name no mesh axis {', '.join(strangers)}; the axes are {', '.join(AXES)}"
@@ -54,8 +56,8 @@ def named_shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str]) -> Any:
   def place(leaf: Any) -> Any:
     if not variable(leaf):
       return NamedSharding(mesh, PartitionSpec())
-    names = leaf.get_metadata().get("logical_axes", ())
-    spec = _spec(names, leaf.get_value().shape, mesh, rules)
+    names, shape = leaf.get_metadata().get("logical_axes", ()), leaf.get_value().shape
+    spec = _spec(names, shape, mesh, rules) if len(names) == len(shape) else PartitionSpec()
     return leaf.replace(NamedSharding(mesh, spec))
 
   return jax.tree.map(place, tree, is_leaf=variable)
@@ -91,10 +93,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def put(batch: Any, mesh: Mesh) -> Any:
   """Global arrays from this process's contiguous rows, [rows, ...] in every leaf.
 
-  Raises ValueError when the devices that share the prompts do not divide their number.
+  Raises ValueError when the devices that share the prompts do not divide their number, and when
+  processes would have to hold the same prompts.
   """
   shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-  rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
+  processes = jax.process_count()
+  here = _shares_here(mesh)
+  if here * processes != shares:
+    raise ValueError(
+      f"data x fsdp is {shares}, and each of {processes} processes holds {here} parts of it: "
+      "the tensor axis must not be larger than the devices of one process"
+    )
+  rows = jax.tree.leaves(batch)[0].shape[0] * processes
   if rows % shares:
     raise ValueError(
       f"a batch of {rows} prompts does not divide over {shares} devices (data x fsdp): make the "
@@ -104,3 +114,9 @@ def put(batch: Any, mesh: Mesh) -> Any:
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(target, np.asarray(x)), batch
   )
+
+
+@functools.cache
+def _shares_here(mesh: Mesh) -> int:
+  """How many of the parts that prompts are split into lie on devices of this process."""
+  return len({tuple(np.argwhere(mesh.devices == one)[0][:2]) for one in mesh.local_devices})

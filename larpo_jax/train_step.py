@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from larpo_jax import masked, sharding
-from larpo_jax.types import Batch, Kernel, LogProbs, Metrics, Scorer
+from larpo_jax import masked, micro_batches, sharding
+from larpo_jax.types import Array, Batch, Kernel, LogProbs, Metrics, Scorer
 
 Loss = Kernel | Sequence[tuple[float, Kernel]]  # one kernel, or a weighted sum of several
 
@@ -28,10 +28,10 @@ class TrainState:
 
 
 def init(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-  """The state before the first step."""
-  return TrainState(
-    params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-  )
+  """The state before the first step: copies, so that params may go on as the reference."""
+  params = jax.tree.map(jnp.copy, params)
+  zero = jnp.zeros((), jnp.int32)
+  return TrainState(params=params, opt_state=optimizer.init(params), step=zero, skipped=zero + 0)
 
 
 def objective(
@@ -40,6 +40,13 @@ def objective(
   """The weighted mean loss over the prompts of a batch, and the weighted mean of each metric."""
   policy = scorer(model, params, batch)
   reference = reference_logprobs(reference_params, batch, model=model, scorer=scorer, loss=loss)
+  return reduced(loss, policy, reference, batch)
+
+
+def reduced(
+  loss: Loss, policy: LogProbs, reference: LogProbs, batch: Batch
+) -> tuple[jax.Array, Metrics]:
+  """The one place where anything is reduced over prompts: the mean, by their weights."""
   per_prompt, metrics = evaluate(loss, policy, reference, batch)
   mean = lambda x: masked.weighted_mean(x, batch.weight)  # noqa: E731
   return mean(per_prompt), jax.tree.map(mean, metrics)
@@ -49,14 +56,18 @@ def reference_logprobs(
   reference_params: Any, batch: Batch, *, model: Any, scorer: Scorer, loss: Loss
 ) -> LogProbs:
   """Cached in the batch, computed from the reference's weights, or zeros if no kernel reads it."""
-  mask = jnp.asarray(batch.response_mask, jnp.float32)
   if batch.reference is not None:
-    return LogProbs(token=jnp.where(mask > 0, batch.reference, 0.0), mask=mask)
+    return _reference_of(batch, batch.reference)
   if not needs_reference(loss):
-    return LogProbs(token=jnp.zeros(mask.shape, jnp.float32), mask=mask)
+    return _reference_of(batch, jnp.zeros(batch.response_mask.shape, jnp.float32))
   if reference_params is None:
     raise ValueError("this loss needs a reference: give its weights, or its log-probs in the batch")
   return jax.lax.stop_gradient(scorer(model, reference_params, batch))
+
+
+def _reference_of(batch: Batch, token: Array) -> LogProbs:
+  mask = jnp.asarray(batch.response_mask, jnp.float32)
+  return LogProbs(token=jnp.where(mask > 0, token, 0.0), mask=mask)
 
 
 def join(params: Any, frozen: Any) -> Any:
@@ -101,6 +112,51 @@ def evaluate(
   return total, gathered
 
 
+def value_and_gradient(
+  params: Any,
+  reference_params: Any,
+  batch: Batch,
+  accumulation: int = 1,
+  *,
+  model: Any,
+  scorer: Scorer,
+  loss: Loss,
+) -> tuple[jax.Array, Metrics, Any]:
+  """`objective` and its gradient, computed in so many micro-batches; their number changes nothing.
+
+  Raises ValueError when accumulation does not divide the batch.
+  """
+  parts = dict(model=model, scorer=scorer, loss=loss)
+  if not couples_prompts(loss):
+    mean = lambda params, batch: objective(params, reference_params, batch, **parts)  # noqa: E731
+    return micro_batches.summed(mean, params, batch, accumulation)
+  score = functools.partial(scorer, model)
+  reference = lambda batch: reference_logprobs(reference_params, batch, **parts)  # noqa: E731
+  whole = functools.partial(reduced, loss)
+  return micro_batches.coupled(score, reference, whole, params, batch, accumulation)
+
+
+def update(
+  state: TrainState, value: jax.Array, gradient: Any, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, jax.Array]:
+  """The next state and the norm of the gradient, before any clipping.
+
+  Where value or gradient are not finite, parameters and optimiser state stay as they are.
+  """
+  norm = optax.tree.norm(gradient)
+  updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  finite = jnp.isfinite(value) & jnp.isfinite(norm)
+  keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+  new = TrainState(
+    params=jax.tree.map(keep, params, state.params),
+    opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+    step=state.step + 1,
+    skipped=jnp.where(finite, 0, state.skipped + 1),
+  )
+  return new, norm
+
+
 def make_train_step(
   *,
   model: Any,
@@ -116,11 +172,12 @@ def make_train_step(
   reference is what state.params were at the reference, or None where it is cached in the batch or
   not read. frozen are the parameters that are not trained, such as those under adapters.
 
-  shardings is the state's tree of shardings (default: as the arrays come). accumulation is how many
-  micro-batches a batch is cut into; it changes memory, and nothing else. A step whose loss or
-  gradient is not finite leaves parameters and optimiser state as they were and counts as skipped.
+  shardings is the state's tree of shardings (default: as the first state's arrays lie on the mesh).
+  accumulation is how many micro-batches a batch is cut into; it changes memory, and nothing else.
+  A step whose loss or gradient is not finite leaves parameters and optimiser state as they were
+  and counts as skipped. step.lower(...) is what jax.jit's is. Raises ValueError when accumulation
+  does not divide the batch, and what `evaluate` raises.
   """
-  differentiate = _coupled_gradient if couples_prompts(loss) else _summed_gradient
 
   def step(
     state: TrainState, reference: Any, batch: Batch, frozen: Any = None
@@ -128,33 +185,55 @@ def make_train_step(
     def whole(model: Any, params: Any, batch: Batch) -> LogProbs:
       return scorer(model, join(params, frozen), batch)
 
-    value, metrics, gradient = differentiate(
+    value, metrics, gradient = value_and_gradient(
       state.params, reference, batch, accumulation, model=model, scorer=whole, loss=loss
     )
-    norm = optax.tree.norm(gradient)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
-    skipped = jnp.where(finite, 0, state.skipped + 1)
-    new = TrainState(
-      params=jax.tree.map(keep, params, state.params),
-      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
-      step=state.step + 1,
-      skipped=skipped,
-    )
-    counted = jnp.sum(batch.response_mask * batch.weight[:, None, None])
+    new, norm = update(state, value, gradient, optimizer)
+    counted = (batch.response_mask > 0) & (batch.weight[:, None, None] > 0)
     return new, {
       **metrics,
       "loss": value,
       "grad_norm": norm,
-      "skipped": skipped,
-      "num_tokens": counted,
+      "skipped": new.skipped,
+      "num_tokens": jnp.sum(counted.astype(jnp.float32)),
     }
 
-  out = None if shardings is None else (shardings, sharding.replicated(mesh))
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
-  return lambda *arguments: _on(mesh, jitted, *arguments)
+  return _on_mesh(step, mesh, shardings)
+
+
+def _on_mesh(step: Callable[..., Any], mesh: jax.sharding.Mesh, shardings: Any) -> Any:
+  """The jitted step, whose first argument, the state, is donated and stays where it lies."""
+  jitted = None
+
+  def prepared(state):
+    nonlocal jitted, shardings
+    if jitted is None:
+      shardings = shardings or jax.tree.map(lambda x: _lies(x, mesh), state)
+      out = (shardings, sharding.replicated(mesh))
+      jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
+    if state.step.sharding != shardings.step:  # fresh: placed here, so that one compilation does
+      state = jax.device_put(state, shardings)
+    return jitted, state
+
+  def run(state, *arguments):
+    with jax.set_mesh(mesh):
+      function, state = prepared(state)
+      return function(state, *arguments)
+
+  def lower(state, *arguments):
+    with jax.set_mesh(mesh):
+      function, state = prepared(state)
+      return function.lower(state, *arguments)
+
+  run.lower = lower  # type: ignore[attr-defined]
+  return run
+
+
+def _lies(array: Any, mesh: jax.sharding.Mesh) -> jax.sharding.Sharding:
+  """Where an array lies on the mesh; on all of it, if it does not yet."""
+  there = getattr(array, "sharding", None)
+  on_mesh = isinstance(there, jax.sharding.NamedSharding) and there.mesh == mesh
+  return there if on_mesh else sharding.replicated(mesh)  # type: ignore[return-value]
 
 
 def make_score_step(
@@ -162,101 +241,40 @@ def make_score_step(
 ) -> Callable[[Any, Batch], LogProbs]:
   """score(params, batch) -> LogProbs, jitted, for the reference cache and for evaluation."""
   jitted = jax.jit(lambda params, batch: scorer(model, params, batch))
-  return lambda *arguments: _on(mesh, jitted, *arguments)
+
+  def score(params, batch):
+    with jax.set_mesh(mesh):
+      return jitted(params, batch)
+
+  return score
 
 
-def preflight(policy: LogProbs, batch: Batch, loss: Loss) -> float:
+def preflight(policy: LogProbs, batch: Batch, loss: Loss, *, tolerance: float = 1e-4) -> float:
   """The loss where policy and reference are one; ValueError, with the likely causes, if it is off.
 
-  The reference is the batch's, or the policy itself where it is not cached. A kernel that reads the
-  reference depends on log-ratios, so the value there is the kernel's own on zeros: log 2 for a
-  pair, log K! for ListMLE. A loss that holds a kernel without a reference is not checked.
+  policy is what training starts from, scored on the batch; the reference is the batch's, or the
+  policy itself where it is not cached. The value there is known: log 2 for a pair, log K! for
+  ListMLE. Only kernels that read the reference are looked at. tolerance is relative; 1e-3 and more
+  is right for a model that computes in bfloat16.
   """
-  value, known = (float(x) for x in _values_at_reference(policy, batch, tuple(kernels(loss))))
-  checked = all(getattr(kernel, "needs_reference", True) for _, kernel in kernels(loss))
-  if checked and not abs(value - known) <= 1e-3 * max(1.0, abs(known)):
+  read = tuple(pair for pair in kernels(loss) if needs_reference([pair]))
+  value, known, gap, row = jax.device_get(_at_reference(policy, batch, read))
+  if not abs(value - known) <= tolerance * max(1.0, abs(known)):
     raise ValueError(
       f"before the first step the loss is {value:.6g}, and has to be {known:.6g}, as policy and "
-      "reference are the same there: the reference is not what training starts from (another "
-      "checkpoint, adapters left out, another precision), or its cached log-probs are of other "
-      "tokens or masks"
+      f"reference are the same there; a token's log-prob differs by up to {gap:.3g}, most on row "
+      f"{row} of the data: the reference is not what training starts from (another checkpoint, "
+      "adapters left out, another precision, dropout), or its cached log-probs are stale or of "
+      "other tokens or masks; clear the cache or give the right reference"
     )
-  return value
+  return float(value)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _values_at_reference(policy: LogProbs, batch: Batch, loss: Loss) -> tuple[jax.Array, jax.Array]:
-  """The loss as it is, and as it is where all log-probs are 0."""
-  token = policy.token if batch.reference is None else batch.reference
-  zeros = policy.replace(token=jnp.zeros_like(policy.token))
-  pairs = ((policy, policy.replace(token=token)), (zeros, zeros))
-  found = (masked.weighted_mean(evaluate(loss, *pair, batch)[0], batch.weight) for pair in pairs)
-  return tuple(found)  # type: ignore[return-value]
-
-
-def _micro(batch: Batch, count: int) -> Batch:
-  """[B, ...] -> [count, B / count, ...], strided, so that each part lies on all devices."""
-  cut = lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)  # noqa: E731
-  return jax.tree.map(cut, batch)
-
-
-def _whole(tree: Any) -> Any:
-  """Undoes _micro."""
-  join = lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])  # noqa: E731
-  return jax.tree.map(join, tree)
-
-
-def _summed_gradient(params, reference_params, batch, accumulation, *, model, scorer, loss):
-  """One pass: sums over micro-batches, divided once by the batch's weight."""
-
-  def summed(params, part):
-    value, metrics = objective(
-      params, reference_params, part, model=model, scorer=scorer, loss=loss
-    )
-    weight = jnp.sum(part.weight)
-    return value * weight, jax.tree.map(lambda m: m * weight, metrics)
-
-  total = jnp.sum(batch.weight)
-  total = jnp.where(total > 0, total, 1.0)
-  gradient_of = jax.value_and_grad(summed, has_aux=True)
-  if accumulation == 1:
-    sums = gradient_of(params, batch)
-  else:
-    parts = _micro(batch, accumulation)
-    shapes = jax.eval_shape(gradient_of, params, jax.tree.map(lambda x: x[0], parts))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    add = lambda sums, part: (jax.tree.map(jnp.add, sums, gradient_of(params, part)), None)  # noqa: E731
-    sums, _ = jax.lax.scan(add, zeros, parts)
-  (value, metrics), gradient = jax.tree.map(lambda x: x / total, sums)
-  return value, metrics, gradient
-
-
-def _coupled_gradient(params, reference_params, batch, accumulation, *, model, scorer, loss):
-  """Two passes: log-probs of all micro-batches, the loss on the whole batch, then one VJP each."""
-  parts = _micro(batch, accumulation)
-  policy = _whole(jax.lax.map(lambda part: scorer(model, params, part), parts))
-  frozen = lambda part: reference_logprobs(  # noqa: E731
-    reference_params, part, model=model, scorer=scorer, loss=loss
-  )
-  reference = _whole(jax.lax.map(frozen, parts))
-
-  def whole(token):
-    per_prompt, metrics = evaluate(loss, policy.replace(token=token), reference, batch)
-    mean = lambda x: masked.weighted_mean(x, batch.weight)  # noqa: E731
-    return mean(per_prompt), jax.tree.map(mean, metrics)
-
-  (value, metrics), cotangent = jax.value_and_grad(whole, has_aux=True)(policy.token)
-
-  def add(gradient, part_and_cotangent):
-    part, pulled = part_and_cotangent
-    _, backward = jax.vjp(lambda p: scorer(model, p, part).token, params)
-    return jax.tree.map(jnp.add, gradient, backward(pulled)[0]), None
-
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  gradient, _ = jax.lax.scan(add, zeros, (parts, _micro(cotangent, accumulation)))
-  return value, metrics, gradient
-
-
-def _on(mesh, function, *arguments):
-  with jax.set_mesh(mesh):
-    return function(*arguments)
+def _at_reference(policy: LogProbs, batch: Batch, loss: Loss) -> tuple[jax.Array, ...]:
+  """The loss, what it has to be, and the largest difference of a token with its row."""
+  same = _reference_of(batch, policy.token)
+  reference = same if batch.reference is None else _reference_of(batch, batch.reference)
+  value, known = (reduced(loss, policy, other, batch)[0] for other in (reference, same))
+  gap = jnp.max(jnp.abs(same.token - reference.token), axis=(1, 2))  # [B]
+  return value, known, jnp.max(gap), batch.row[jnp.argmax(gap)]

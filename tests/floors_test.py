@@ -14,7 +14,7 @@ FLOORS = [
   {"losses", "models", "data", "rewards", "worlds", "sharding", "lookup"}
   | {"hardware", "processes"},
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"},
-  {"train_step", "evaluators", "sampling"},
+  {"train_step", "micro_batches", "evaluators", "sampling"},
   {"train", "session", "stage", "loop", "rounds", "curves"},
   {"main", "inspect", "sweep", "report"},
 ]
