@@ -35,6 +35,7 @@ def show(
   *,
   rows: int = 3,
   batch_size: int = 8,
+  static_shapes: int = 4,
 ) -> None:
   """Prints everything there is to know of tokenised data."""
   console.rule(f"{len(data)} lists of up to {data.candidates} responses, {data.report.source}")
@@ -45,7 +46,7 @@ def show(
   for name, values in lengths.items():
     if len(values):
       console.print(histogram(name, values))
-  console.print(shapes(data, batch_size))
+  console.print(shapes(data, batch_size, static_shapes))
   console.print(problems(data))
 
 
@@ -91,9 +92,9 @@ def histogram(name: str, lengths: np.ndarray) -> Table:
   return table
 
 
-def shapes(data: TokenizedData, batch_size: int) -> Table:
+def shapes(data: TokenizedData, batch_size: int, limit: int) -> Table:
   """The static shapes of the batches, and how much of them is padding."""
-  plan = batching.schedule(data, batch_size=batch_size)
+  plan = batching.schedule(data, batch_size=batch_size, shapes=limit)
   title = f"{plan.per_epoch} batches of {batch_size} an epoch"
   table = Table("prompt", "response", "batches", "padding", title=title, title_justify="left")
   batches = [plan[step] for step in range(plan.per_epoch)]
@@ -152,7 +153,9 @@ def run(
     raise ValueError("neither tokenizer.path nor model.path is set: whose tokens?")
   tokenizer = tokenizers.load(path, chat_template=given.get("chat_template") or "")
   data = dataset.from_node(config["data"], tokenizer, which)
-  show(data, tokenizer, console, rows=rows, batch_size=config["data"].get("batch_size", 8))
+  sizes = dict(batch_size=config["data"].get("batch_size", 8))
+  sizes["static_shapes"] = config["data"].get("shapes", 4)
+  show(data, tokenizer, console, rows=rows, **sizes)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Report:
       raise ValueError(
         f"{bad.total()} of {self.rows} rows of {self.source} are bad, {max_bad_rows} allowed"
         f" ({counts}); first {'; '.join(_first(listed, skip))}: mend them, leave such rows out with"
-        f" data.skip={tuple(bad)}, or set data.max_bad_rows={bad.total()}; all are in {listed}"
+        f" data.skip={_bases(bad)}, or set data.max_bad_rows={bad.total()}; all are in {listed}"
       )
     if not self.kept:
       counts = ", ".join(f"{kind} {count}" for kind, count in self.rejected.most_common())
@@ -93,6 +93,11 @@ def is_bad(kind: str, skip: Iterable[str]) -> bool:
   """Whether a rejected row of that kind counts as bad: it was not asked for."""
   base = kind.partition(":")[0]
   return base not in POLICY and not any(name in (kind, base) for name in skip)
+
+
+def _bases(kinds: Iterable[str]) -> tuple[str, ...]:
+  """Kinds without their columns."""
+  return tuple(dict.fromkeys(kind.partition(":")[0] for kind in kinds))
 
 
 def _first(listed: pathlib.Path, skip: Iterable[str]) -> list[str]:
