@@ -15,6 +15,8 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from larpo_jax import config
+
 _CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="FILE.py[:ARGUMENT]", lock_config=True
 )
@@ -25,26 +27,37 @@ def main(argv: list[str]) -> int:
   """Runs the config; a user's mistake ends in one sentence, its traceback in workdir/error.txt."""
   if len(argv) > 1:
     raise app.UsageError(f"stray words: {' '.join(argv[1:])}; an override is --config.KEY=VALUE")
-  from larpo_jax import config, loop, preemption, processes, train  # jax, after the flags are right
+  from larpo_jax import loop, preemption, processes, train  # jax, once the flags are right
+  from larpo_jax.data import dataset
 
   logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
   workdir = os.path.abspath(_WORKDIR.value)
   try:
     checked = config.validate(_CONFIG.value)
     processes.start(os.environ)
+    processes.keep_compiled(dataset.cache_directory() / "compiled")
     train.run(checked, workdir)
   except loop.Preempted as stop:
     print(f"larpo_jax: {stop}", file=sys.stderr)
     return preemption.REQUEUE
   except (ValueError, OSError, RuntimeError) as error:
-    os.makedirs(workdir, exist_ok=True)
-    with open(os.path.join(workdir, "error.txt"), "w") as file:
-      traceback.print_exc(file=file)
-    print(f"larpo_jax: error: {error}\n(traceback: {file.name})", file=sys.stderr)
+    kept = _keep_traceback(workdir)
+    print(f"larpo_jax: error: {error}{kept}", file=sys.stderr)
     return 1
   return 0
 
 
+def _keep_traceback(workdir: str) -> str:
+  """Where the traceback lies, for who wants to know more; "" where nothing can be written."""
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    with open(os.path.join(workdir, "error.txt"), "w", encoding="utf-8") as file:
+      traceback.print_exc(file=file)
+  except OSError:
+    return ""
+  return f"\n(details in {file.name})"
+
+
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=config.parse_flags)

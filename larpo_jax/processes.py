@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import os
 
 import jax
 
@@ -35,3 +36,12 @@ def start(environment: Mapping[str, str]) -> None:
 def _several(environment: Mapping[str, str]) -> bool:
   tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
   return (tasks.isdigit() and int(tasks) > 1) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def keep_compiled(directory: str | os.PathLike) -> None:
+  """Keeps compiled programs on disk, so that the next start is fast.
+
+  $JAX_COMPILATION_CACHE_DIR names another place; set to nothing, it turns this off.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", os.fspath(directory))

@@ -85,7 +85,9 @@ def start(
   options["dtype"] = jnp.dtype(config.model.dtype)
   place = functools.partial(sharding.named_shardings, mesh=mesh, rules=config.rules)
   if config.model.path:
-    model, params, architecture = huggingface.load(config.model.path, shardings=place, **options)
+    model, params, architecture = huggingface.load(
+      config.model.path, mesh=mesh, rules=config.rules, **options
+    )
   else:
     architecture = config_lib.read({**from_scratch(tokenizer), **config.model.shape})
     make = lambda key: transformer.create(architecture, key, **options)[1]  # noqa: E731

@@ -141,7 +141,9 @@ def fill(
   """
   cache.refresh()
   scored = 0
-  progress = tqdm.tqdm(batches, "reference log-probs", total=total or None, unit="batch")
+  progress = tqdm.tqdm(
+    batches, "reference log-probs", total=total or None, unit="batch", disable=None
+  )
   try:
     for batch, keys in _lacking(progress, cache):
       wanted = keys != b""

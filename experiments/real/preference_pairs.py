@@ -1,0 +1,52 @@
+r"""Preference pairs: a Hugging Face checkpoint, chosen and rejected answers, DPO.
+
+    python -m larpo_jax.main --config experiments/real/preference_pairs.py:hh_rlhf_harmless \
+        --workdir runs/hh --config.model.path=CHECKPOINT
+
+The argument names one of the sets below, under $LARPO_DATA (default ../shared/data). Data of your
+own: any of them with --config.data.train.path=FILE --config.data.test.path=FILE and, where its
+columns have other names, --config.data.reader.prompt=COLUMN and so on.
+
+DPO: https://arxiv.org/abs/2305.18290.
+"""
+
+import os
+
+from experiments import common
+
+READERS = {
+  # noisy labels of crowd workers, several turns
+  "hh_rlhf_harmless": dict(prompt="messages", chosen="chosen", rejected="rejected"),
+  # three annotators a pair; where most of them see a tie, chosen is null and the row is left out
+  "pandalm_pairs": dict(prompt="{instruction}\n{input}", chosen="chosen", rejected="rejected"),
+}
+
+
+def get_config(arg="hh_rlhf_harmless"):
+  """The page; the argument is a data set, `smoke`, or DATA,smoke."""
+  name, _, size = (arg if arg not in ("", "smoke") else f"hh_rlhf_harmless,{arg}").partition(",")
+  if name not in READERS:
+    raise ValueError(f"no data set {name!r} here; there are: {', '.join(READERS)}")
+  config = common.base()
+  config.model.path = "runs/checkpoint"
+
+  directory = os.path.join(os.environ.get("LARPO_DATA") or "../shared/data", name)
+  config.data.train.path = os.path.join(directory, "train.jsonl.gz")
+  config.data.test.path = os.path.join(directory, "test.jsonl.gz")
+  config.data.reader = dict(name="readers.pairs", **READERS[name])
+  config.data.batch_size = 16
+  config.data.max_prompt = 192
+  config.data.max_response = 192
+  config.data.skip = ("null", "equal")
+
+  config.loss = dict(name="pairwise.dpo", beta=0.1)
+  config.epochs = 2.0
+  config.optimizer.learning_rate = 1e-4
+  return common.smoke(config) if size == "smoke" else config
+
+
+def sweep():
+  """The strength of the pull to the reference, with and without smoothed labels."""
+  for beta in (0.05, 0.1, 0.5):
+    for label_smoothing in (0.0, 0.1):
+      yield {"loss": dict(name="pairwise.dpo", beta=beta, label_smoothing=label_smoothing)}

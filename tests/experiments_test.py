@@ -1,0 +1,91 @@
+"""Every experiment file loads, every point of every sweep is valid, and `:smoke` trains."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+import tiny_checkpoint
+
+from larpo_jax import config as config_lib
+from larpo_jax import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted(p for p in (ROOT / "experiments").rglob("*.py") if p.name != "common.py")
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+
+
+def load(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def override(config, point):
+  """A point of a sweep on a config: dotted keys; a dict replaces the whole node."""
+  config = config.copy_and_resolve_references().unlock()
+  for key, value in point.items():
+    *way, last = key.split(".")
+    node = config
+    for name in way:
+      node = node[name]
+    node[last] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
+  return config
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+  return tiny_checkpoint.make(tmp_path_factory.mktemp("checkpoint"))
+
+
+def test_there_are_experiments():
+  assert "experiments/quickstart.py" in NAMES
+  assert len(NAMES) >= 3
+
+
+def test_configs_load_without_jax():
+  code = f"""
+import importlib.util, sys
+for path in {[str(path) for path in FILES]!r}:
+  spec = importlib.util.spec_from_file_location("page", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  module.get_config()
+print([name for name in ("jax", "flax", "transformers", "larpo_jax") if name in sys.modules])
+"""
+  found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+  assert found.stdout.strip() == "[]", found.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_page_and_every_point_of_its_sweeps_are_valid(path):
+  page = load(path)
+  assert f"--config {path.relative_to(ROOT)}" in page.__doc__, "the docstring gives the command"
+  config_lib.validate(page.get_config())
+  sweeps = [value for name, value in vars(page).items() if name.split("_")[0] == "sweep"]
+  assert sweeps, "a page has a sweep"
+  for sweep in sweeps:
+    points = list(sweep())
+    assert len(points) == len({json.dumps(point, sort_keys=True) for point in points}) > 1
+    for point in points:
+      config_lib.validate(override(page.get_config(), point))
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_smoke_trains_on_a_mesh_of_three_axes(path, tmp_path, checkpoint, request):
+  config = load(path).get_config("smoke")
+  config.mesh = dict(data=2, fsdp=2, tensor=2)
+  config.reference.cache_dir = str(tmp_path / "cache")
+  if config.model.path:
+    request.getfixturevalue("shared_data")
+    config.model.path = str(checkpoint)
+  train.run(config_lib.validate(config), str(tmp_path / "run"))
+  summary = json.loads((tmp_path / "run" / "results" / "summary.json").read_text())
+  assert summary["before"].keys() == summary["after"].keys() != set()
+  for name in ("metrics.jsonl", "config.json", "export/model.safetensors", "export/config.json"):
+    assert (tmp_path / "run" / name).exists(), name
+  assert list((tmp_path / "run").rglob("*.png"))

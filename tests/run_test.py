@@ -1,0 +1,231 @@
+"""Whole runs as a user starts them: killed, stopped, finished, and refused in one sentence."""
+
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.numpy
+import tiny_checkpoint
+
+from larpo_jax import preemption
+
+ROOT = pathlib.Path(__file__).parent.parent
+QUICK = [
+  "--config=experiments/quickstart.py:smoke",
+  "--config.supervised.steps=12",
+  "--config.rounds.steps_per_round=6",
+  "--config.rounds.count=2",
+  "--config.checkpoint.every=2",
+]
+TIMINGS = ("throughput/", "time/")
+
+
+def start(workdir, *arguments, cache, **environment):
+  """One device and a shared compilation cache, so that a run starts fast."""
+  settings = {
+    **os.environ,
+    "XLA_FLAGS": "",
+    "JAX_PLATFORMS": "cpu",
+    "LARPO_CACHE": str(cache),
+    "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  return subprocess.Popen(
+    [sys.executable, "-m", "larpo_jax.main", f"--workdir={workdir}", *arguments],
+    cwd=ROOT,
+    env=settings | environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(process, timeout=300):
+  output, _ = process.communicate(timeout=timeout)
+  return process.returncode, output
+
+
+def digest(workdir):
+  """Everything that a run computes: weights bit by bit, lists, metrics without timings."""
+  found = {}
+  tensors = safetensors.numpy.load_file(workdir / "export" / "model.safetensors")
+  found["weights"] = {name: hashlib.sha256(x.tobytes()).hexdigest() for name, x in tensors.items()}
+  for path in sorted(workdir.glob("rounds/*/candidates.jsonl")):
+    found[str(path.relative_to(workdir))] = path.read_text()
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  keep = lambda row: {k: v for k, v in row.items() if not k.startswith(TIMINGS)}  # noqa: E731
+  found["metrics"] = sorted(json.dumps(keep(row), sort_keys=True) for row in rows)
+  found["summary"] = json.loads((workdir / "results" / "summary.json").read_text())
+  return found
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+  """An uninterrupted run: its workdir, what it printed, how long it took."""
+  workdir = tmp_path_factory.mktemp("whole")
+  finish(start(tmp_path_factory.mktemp("warm"), *QUICK, cache=cache))  # compiles
+  began = time.monotonic()
+  code, output = finish(start(workdir, *QUICK, cache=cache))
+  assert code == 0, output
+  return workdir, output, time.monotonic() - began
+
+
+def test_a_run_says_and_writes_what_it_did(whole):
+  workdir, output, _ = whole
+  for word in ("gold reward", "before", "after", "KL to the start"):
+    assert word in output
+  assert (workdir / "results" / "summary.json").exists()
+  assert list(workdir.rglob("events.out.tfevents.*"))
+  assert list(workdir.rglob("*.png"))
+  assert json.loads((workdir / "config.json").read_text())["loss"]["name"] == "listwise.listmle"
+
+
+def test_the_same_command_again_says_that_it_is_finished(whole, cache):
+  workdir, _, _ = whole
+  before = digest(workdir)
+  code, output = finish(start(workdir, *QUICK, cache=cache))
+  assert code == 0
+  assert "is finished" in output
+  assert "gold reward" in output
+  assert digest(workdir) == before
+
+
+@pytest.mark.timeout(900)
+def test_killed_at_five_random_moments_it_ends_with_the_same_bits(whole, tmp_path, cache, seed):
+  reference, _, seconds = whole
+  moments = random.Random(seed)
+  for _ in range(5):
+    process = start(tmp_path, *QUICK, cache=cache)
+    time.sleep(moments.uniform(0.15, 0.95) * seconds)
+    process.kill()
+    process.communicate()
+  code, output = finish(start(tmp_path, *QUICK, cache=cache))
+  assert code == 0, output
+  assert digest(tmp_path) == digest(reference)
+
+
+def test_sigterm_saves_and_asks_to_be_started_again(whole, tmp_path, cache):
+  reference, _, _ = whole
+  process = start(tmp_path, *QUICK, cache=cache)
+  while not list(tmp_path.glob("checkpoints/supervised/*/integrity.json")):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  code, output = finish(process)
+  assert code == preemption.REQUEUE, output
+  assert "the same command resumes" in output
+  code, output = finish(start(tmp_path, *QUICK, cache=cache))
+  assert code == 0, output
+  assert digest(tmp_path) == digest(reference)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+  return tiny_checkpoint.make(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+  path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+  row = '{{"prompt": "a{0}", "chosen": "yes {0}", "rejected": "no {0}"}}\n'
+  path.write_text("".join(row.format(i) for i in range(16)))
+  return path
+
+
+def real(checkpoint, data, *more):
+  return [
+    "--config=experiments/real/preference_pairs.py:smoke",
+    f"--config.model.path={checkpoint}",
+    f"--config.data.train.path={data}",
+    f"--config.data.test.path={data}",
+    "--config.data.reader.prompt=prompt",
+    *more,
+  ]
+
+
+def test_any_checkpoint_and_any_data_from_the_command_line(checkpoint, pairs, tmp_path, cache):
+  code, output = finish(start(tmp_path, *real(checkpoint, pairs), cache=cache))
+  assert code == 0, output
+  assert "preference accuracy" in output
+
+
+def wrong(name, tmp_path, checkpoint, pairs):
+  """Arguments with one mistake, and what the message has to name."""
+  quick = QUICK[:1]
+  if name == "truncated weights":
+    bad = tiny_checkpoint.make(tmp_path / "cut")
+    whole = (bad / "model.safetensors").read_bytes()
+    (bad / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    return real(bad, pairs), ["model.safetensors", "damaged"]
+  if name == "missing weights":
+    bad = tiny_checkpoint.make(tmp_path / "none")
+    (bad / "model.safetensors").unlink()
+    return real(bad, pairs), ["model.safetensors"]
+  if name == "pickled weights":
+    bad = tiny_checkpoint.make(tmp_path / "pickle")
+    (bad / "model.safetensors").rename(bad / "pytorch_model.bin")
+    return real(bad, pairs), ["pytorch_model.bin", "safetensors"]
+  if name == "unknown architecture":
+    bad = tiny_checkpoint.make(tmp_path / "arch")
+    text = (bad / "config.json").read_text()
+    (bad / "config.json").write_text(text.replace('"llama"', '"mamba"'))
+    return real(bad, pairs), ["mamba", "llama"]
+  if name == "empty data":
+    (tmp_path / "empty.jsonl").write_text("")
+    return real(checkpoint, tmp_path / "empty.jsonl"), ["empty.jsonl", "0 rows"]
+  if name == "missing data":
+    return real(checkpoint, tmp_path / "absent.jsonl"), ["absent.jsonl"]
+  if name == "bad row":
+    (tmp_path / "bad.jsonl").write_text(pairs.read_text() + '{"prompt": "x", "chosen": "y"}\n')
+    return real(checkpoint, tmp_path / "bad.jsonl"), ["bad.jsonl:17", "rejected"]
+  if name == "hub id without network":
+    return real("some/model", pairs), ["some/model"]
+  return {
+    "typo": (["--config=experiments/quickstart.py:smoke", "--config.optimizer.b3=1"], ["b3"]),
+    "mesh": ([*quick, "--config.mesh.tensor=3"], ["tensor=3", "device"]),
+    "one candidate": ([*quick, "--config.rounds.candidates=1"], ["candidates"]),
+    "no loss": ([*quick, "--config.loss.name=listwise.listmel"], ["listmel", "listwise.listmle"]),
+    "stray word": ([*quick, "extra"], ["extra"]),
+    "nan": ([*quick, "--config.optimizer.learning_rate=nan"], ["learning_rate", "nan"]),
+  }[name]
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "truncated weights", "missing weights", "pickled weights", "unknown architecture",
+    "empty data", "missing data", "bad row", "hub id without network", "typo", "mesh",
+    "one candidate", "no loss", "stray word", "nan",
+  ],
+)  # fmt: skip
+def test_a_mistake_gets_one_sentence(name, tmp_path, checkpoint, pairs, cache):
+  arguments, words = wrong(name, tmp_path, checkpoint, pairs)
+  code, output = finish(start(tmp_path / "run", *arguments, cache=cache))
+  assert code not in (0, preemption.REQUEUE)
+  assert all(word in output for word in words), output
+  assert "Traceback" not in output, output
+
+
+def test_a_workdir_in_use_is_refused(tmp_path, cache):
+  first = start(tmp_path, *QUICK, cache=cache)
+  while not (tmp_path / ".lock").exists():
+    assert first.poll() is None, first.communicate()
+    time.sleep(0.05)
+  time.sleep(0.2)
+  code, output = finish(start(tmp_path, *QUICK, cache=cache))
+  first.kill()
+  first.communicate()
+  assert code == 1
+  assert str(first.pid) in output
