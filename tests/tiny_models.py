@@ -83,10 +83,11 @@ def torch_model(torch, settings, seed, kind="AutoModelForCausalLM"):
   settings = dict(settings)
   config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
   model = getattr(transformers, kind).from_config(config, attn_implementation="eager").eval()
+  usual = 0.0 if config.model_type.startswith("gemma") else 1.0  # Gemma's norms multiply by 1 + w
   generator = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for name, weight in model.named_parameters():
-      centre = 0.7 if name.endswith("norm.weight") else 0.0
+      centre = usual if name.endswith("norm.weight") else 0.0
       weight.copy_(centre + 0.25 * torch.randn(weight.shape, generator=generator))
   return model
 
