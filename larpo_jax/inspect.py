@@ -135,7 +135,7 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, kinds: Iterable[s
   text = Text()
   special = set(tokenizer.all_special_ids)
   for token, kind in zip(ids.tolist(), kinds):
-    shown = tokenizer.decode([token]).replace("\n", "⏎\n")
+    shown = str(tokenizer.decode([token])).replace("\n", "⏎\n")
     if token in special:
       text.append(f"[{shown}]", style=f"{STYLES[kind]} bold")
     else:

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from larpo_jax.data.candidates import Tokens
-from larpo_jax.types import Batch
+from larpo_jax.types import Array, Batch
 
 SPLITS = (0.25, 0.5, 0.75, 0.9)  # quantiles of a group's lengths at which it may be split
 LEAST_GAIN = 0.02  # of the padded tokens: what another shape has to save
@@ -41,10 +41,10 @@ class Data(Protocol):
 class Prompts(NamedTuple):
   """Prompts to sample responses for."""
 
-  prompt: np.ndarray  # int32 [B, 1, P], padded on the left
-  prompt_mask: np.ndarray  # bool [B, 1, P]
-  weight: np.ndarray  # float32 [B]: 0 on rows that pad a short batch
-  row: np.ndarray  # int32 [B]: -1 on padding
+  prompt: Array  # int32 [B, 1, P], padded on the left
+  prompt_mask: Array  # bool [B, 1, P]
+  weight: Array  # float32 [B]: 0 on rows that pad a short batch
+  row: Array  # int32 [B]: -1 on padding
 
 
 class Schedule:

@@ -185,7 +185,8 @@ def _resolve(reader: Mapping[str, Any] | Reader) -> tuple[Reader, Any]:
   function: Any = reader
   if isinstance(reader, Mapping):
     function = lookup.resolve(dict(reader), "larpo_jax.data")
-  inner, arguments = function, {}
+  inner: Any = function
+  arguments: dict[str, Any] = {}
   while True:
     if isinstance(inner, functools.partial):
       arguments = {**inner.keywords, **arguments}

@@ -151,15 +151,15 @@ def assemble(
     prompt = wholes[0][:boundary]
   if not prompt:
     raise BadRow("no_tokens", "the prompt is of no tokens")
-  row = Tokens(
+  tokens = Tokens(
     np.asarray(prompt, np.int32),
     [np.asarray(row[boundary:], np.int32) for row in wholes],
     [mask[boundary:] for mask in masks],
     rendered.labels,
   )
-  for response in row.responses:
-    _check_bos(np.concatenate([row.prompt, response]), vocabulary)
-  return candidates.cut(row, policy, notes, bos=vocabulary.bos, ranked=rendered.ranked)
+  for response in tokens.responses:
+    _check_bos(np.concatenate([tokens.prompt, response]), vocabulary)
+  return candidates.cut(tokens, policy, notes, bos=vocabulary.bos, ranked=rendered.ranked)
 
 
 def _finish(
@@ -167,7 +167,7 @@ def _finish(
 ) -> int:
   """Puts one `end` where a trained part ends, the last by changing the row; returns its stop."""
   if chat and end in row[start:stop]:
-    at = stop - 1 - row[start:stop][::-1].index(end)  # type: ignore[arg-type]
+    at = stop - 1 - row[start:stop][::-1].index(end)
     while at > start and row[at - 1] == end:
       at -= 1
     stop = at + 1 if ends else at

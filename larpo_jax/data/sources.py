@@ -263,7 +263,7 @@ def _plain(path: pathlib.Path) -> BinaryIO:
     text.close()
     raise ValueError(f"{path} is a broken or cut-off gzip file: {error}; fetch it again") from None
   text.seek(0)
-  return text  # type: ignore[return-value]
+  return text
 
 
 def _check_head(head: bytes, name: str) -> None:

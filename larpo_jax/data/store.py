@@ -101,8 +101,7 @@ class Writer:
   def __exit__(
     self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
   ) -> None:
-    for file in (*self._files.values(), self._rejected):
-      file.close()
+    self._close()
     shutil.rmtree(self.unfinished, ignore_errors=True)
 
   def add(self, tokens: Tokens, source: int) -> None:
@@ -132,8 +131,7 @@ class Writer:
 
   def finish(self, report: Report, *, pad: int, end: int | None) -> None:
     """Completes the directory; where another process was faster, its directory stands."""
-    for file in (*self._files.values(), self._rejected):
-      file.close()
+    self._close()
     digests = np.fromfile(self.unfinished / "digests.bin", ARRAYS["digests"])
     report.notes["duplicate_rows"] += len(digests) - len(np.unique(digests))
     report.notes = +report.notes
@@ -157,6 +155,11 @@ class Writer:
     kept = self.directory.with_name(f"{self.directory.name}-{REJECTED}")
     os.replace(self.unfinished / REJECTED, kept)
     return kept
+
+  def _close(self) -> None:
+    for file in self._files.values():
+      file.close()
+    self._rejected.close()
 
   def _put(self, name: str, values: Any) -> None:
     self._files[name].write(np.asarray(values, ARRAYS[name]).tobytes())

@@ -67,8 +67,10 @@ def render(
   """
   started = time.monotonic()
   try:
-    text = tokenizer.apply_chat_template(
-      conversation, tools=tools, tokenize=False, add_generation_prompt=generation
+    text = str(
+      tokenizer.apply_chat_template(
+        conversation, tools=tools, tokenize=False, add_generation_prompt=generation
+      )
     )
   except Exception as error:  # a template raises what it likes: jinja's errors, TypeError, KeyError
     raise BadRow("template", f"{type(error).__name__}: {error}"[:300]) from None
