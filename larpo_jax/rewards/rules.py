@@ -99,11 +99,10 @@ def _plain(text: str) -> str:
 def _final_number(text: str) -> Fraction | None:
   for marker in ("####", r"\boxed{"):
     if marker in text:
-      text = text.rpartition(marker)[2]
-      found = _NUMBER.search(text)
-      return _fraction(found[0]) if found else None
-  found = _NUMBER.findall(text)
-  return _fraction(found[-1]) if found else None
+      first = _NUMBER.search(text.rpartition(marker)[2])
+      return _fraction(first[0]) if first else None
+  every = _NUMBER.findall(text)
+  return _fraction(every[-1]) if every else None
 
 
 def _fraction(text: str) -> Fraction | None:
