@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -165,9 +166,12 @@ def build(
   names = ("max_prompt", "max_response", "overlong", "eos", "candidates", "max_bad_rows", "skip")
   limits = {name: session.config.data[name] for name in names} | policy
   limits["skip"] = tuple(limits["skip"])
-  return dataset.build(
+  data = dataset.build(
     path, reader=reader, tokenizer=session.tokenizer, split=split or None, **limits
   )
+  if jax.process_index() == 0:
+    print(data.report, file=sys.stderr)
+  return data
 
 
 def _evaluate(session: Session, start: Any, params: Any) -> dict[str, float]:

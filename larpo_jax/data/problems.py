@@ -78,6 +78,16 @@ class Report:
       counts = ", ".join(f"{kind} {count}" for kind, count in self.rejected.most_common())
       raise ValueError(f"no row of {self.source} is left of {self.rows} ({counts}); see {listed}")
 
+  def __str__(self) -> str:
+    """One line: what was kept, what was not, what was cut."""
+    parts = [f"{self.kept} of {self.rows} rows of {self.source} kept"]
+    for title, counts in (("left out", self.rejected), ("of these", self.notes)):
+      listed = ", ".join(
+        f"{count} {kind.replace('_', ' ')}" for kind, count in counts.most_common()
+      )
+      parts += [f"{title}: {listed}"] if listed else []
+    return "; ".join(parts)
+
   def to_json(self) -> dict[str, Any]:
     """The account as plain JSON."""
     return {**vars(self), "rejected": dict(self.rejected), "notes": dict(self.notes)}
