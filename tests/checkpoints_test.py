@@ -302,4 +302,7 @@ def test_restores_on_another_mesh_bit_for_bit(tmp_path):
     same_bits(found.state, state)
     for leaf in jax.tree.leaves(found.state):
       assert leaf.sharding.is_equivalent_to(other(leaf), leaf.ndim)
+  # Without a sharding it is one device, not what the saving run had.
+  found = store.restore(jax.eval_shape(lambda: state))
+  assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(found.state)} == {1}
   store.close()

@@ -21,8 +21,8 @@ if len(sys.argv) > 1:
 from larpo_jax import preemption
 with preemption.Guard() as guard:
   print("ready", flush=True)
-  for stage in range(1000):
-    for step in range(20):  # short stages, so that steps begin again and again
+  for stage in range(3000):
+    for step in range(1):  # the shortest of stages: steps begin again and again
       time.sleep(0.01)
       if guard.poll(step):
         print("saved", stage, step, guard.poll(step), flush=True)

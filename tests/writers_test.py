@@ -87,11 +87,11 @@ def train(workdir, restored, until, *, log_every=1):
 
 def test_kills_leave_no_step_twice_and_none_out(tmp_path, seed):
   generator = np.random.default_rng(seed)
-  path, saved, reached = tmp_path / writers.METRICS, 0, 0
+  path, saved, reached, killed = tmp_path / writers.METRICS, 0, 0, []
   writers.Writer(tmp_path).write(3, {"loss": 1.0}, stage="before")
   for _ in range(6):
     reached = saved + int(generator.integers(1, 9))
-    train(tmp_path, saved, reached)  # killed: never closed
+    killed.append(train(tmp_path, saved, reached))  # never closed, not even by being forgotten
     content = path.read_bytes()
     last = content.rfind(b"\n", 0, -1) + 1
     path.write_bytes(content[: int(generator.integers(last, len(content) + 1))])
