@@ -18,25 +18,28 @@ def get_config(arg=""):
   config.reward = dict(name="worlds.arithmetic")
   config.model.shape = dict(
     model_type="llama",
-    hidden_size=96,
-    intermediate_size=256,
-    num_hidden_layers=3,
-    num_attention_heads=3,
-    num_key_value_heads=3,
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
     tie_word_embeddings=True,
+    initializer_range=0.05,
   )
+  config.data.max_prompt = 16
+  config.data.max_response = 48
+  config.data.shapes = 1
 
-  config.supervised = dict(examples=20_000, steps=600, batch_size=32, learning_rate=4e-3)
+  config.optimizer.schedule = "cosine"
+  config.optimizer.b2 = 0.98
+  config.supervised = dict(examples=12_800, steps=400, batch_size=32, learning_rate=3e-3)
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
-  config.rounds = dict(
-    count=3, prompts=384, candidates=8, temperature=1.0, max_tokens=40, memory="none"
-  )
+  config.rounds = dict(count=3, prompts=384, candidates=8, temperature=1.0, max_tokens=40)
   config.data.batch_size = 32
-  config.data.shapes = 1
-  config.epochs = 2
+  config.epochs = 2.0
   config.optimizer.learning_rate = 5e-4
-  config.evaluate.rows = 256
+  config.evaluate.rows = 512
   return common.smoke(config) if arg == "smoke" else config
 
 

@@ -31,6 +31,8 @@ PANELS = (
   ("entropy (nats a token)", (r"(eval_)?entropy",)),
   ("length (tokens)", (r"(eval_)?length", r"length/.*")),
   ("gradient norm", (r"grad_norm",)),
+  ("reward of the candidates", (r"candidates/(reward|best)",)),
+  ("share of candidates or lists", (r"candidates/(all_tied|unique|finished)",)),
   ("throughput (tokens/s)", (r"throughput/tokens_per_second",)),
 )
 COLUMNS = 3

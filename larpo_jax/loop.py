@@ -114,7 +114,7 @@ def fit(
         log.read(late, progress)
         late = None
       if evaluates:
-        outlet.writer.write(done, evaluate(state.params), stage=name)  # type: ignore[misc]
+        outlet.writer.write(done, named(evaluate(state.params)), stage=name)  # type: ignore[misc]
       if stop or saves or done == plan.steps:
         outlet.store.save(done, state, data=batches.get_state(), meta={"stage": name}, force=True)
       if stop and done < plan.steps:
@@ -124,6 +124,11 @@ def fit(
         )
   outlet.store.wait()
   return state
+
+
+def named(results: Mapping[str, float]) -> dict[str, float]:
+  """Results of an evaluation under the names that training metrics do not have: eval_..."""
+  return {f"eval_{name}": value for name, value in results.items()}
 
 
 class _Log:

@@ -7,13 +7,14 @@ at the start of a round samples the candidates and is the reference of that roun
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import functools
 import json
 from typing import Any
 
 import jax
 import numpy as np
 
-from larpo_jax import stage, workdir, writers
+from larpo_jax import loop, stage, workdir, writers
 from larpo_jax.data import batching, problems, store
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.session import Session
@@ -28,11 +29,19 @@ def learn(
   *,
   evaluate: Callable[[Any], Mapping[str, float]],
 ) -> Any:
-  """The parameters after all rounds: each takes the next rounds.prompts of the prompts."""
-  rounds, config = session.config.rounds, session.config
+  """The parameters after all rounds: each takes the next rounds.prompts of the prompts.
+
+  Writes a row a round under the stage "rounds": how the policy does at its start, and what it
+  sampled.
+  """
+  config, rounds = session.config, session.config.rounds
   earlier: list[store.TokenizedData] = []
   for number in range(rounds.count):
     lists = retrieve(session, params, number, prompts, reward)
+    known = stage.remembered(
+      session, f"round_{number}" if number else "before", functools.partial(evaluate, params)
+    )
+    _write(session, number, {**loop.named(known), **_described(session, number)})
     data = remember(session, number, [*earlier, lists])
     earlier = {"none": [], "previous": [lists], "all": [*earlier, lists]}[rounds.memory]
     params = stage.train(
@@ -46,7 +55,8 @@ def learn(
       steps=rounds.steps_per_round,
       epochs=config.epochs,
     )
-    stage.remembered(session, f"after_round_{number}", lambda p=params: evaluate(p))
+  known = stage.remembered(session, "after", functools.partial(evaluate, params))
+  _write(session, rounds.count, loop.named(known))
   return params
 
 
@@ -152,3 +162,24 @@ def _judged(session: Session, asked: batching.Prompts, drawn: Any, reward: Rewar
     tokens = Tokens(asked.prompt[b, 0][asked.prompt_mask[b, 0]], responses, masks, labels)
     line = dict(prompt=questions[b], responses=texts[b], scores=labels)
     yield int(asked.row[b]), tokens, line | {"finished": drawn.finished[b].tolist()}
+
+
+def _write(session: Session, number: int, metrics: Mapping[str, float]) -> None:
+  session.writer.rewind(number - 1, stage="rounds")  # a resumed run writes this row again
+  session.writer.write(number, metrics, stage="rounds")
+
+
+def _described(session: Session, number: int) -> dict[str, float]:
+  """What a round's candidates are like, read back from its file."""
+  path = session.workdir / "rounds" / str(number) / "candidates.jsonl"
+  rows = workdir.read_jsonl(path)
+  scores = [np.asarray(row["scores"]) for row in rows]
+  return {
+    "candidates/reward": float(np.mean([each.mean() for each in scores])),
+    "candidates/best": float(np.mean([each.max() for each in scores])),
+    "candidates/all_tied": float(np.mean([each.max() == each.min() for each in scores])),
+    "candidates/unique": float(
+      np.mean([len(set(r["responses"])) / len(r["scores"]) for r in rows])
+    ),
+    "candidates/finished": float(np.mean([np.mean(row["finished"]) for row in rows])),
+  }
