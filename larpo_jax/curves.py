@@ -48,9 +48,10 @@ def plot(run: str | os.PathLike | Sequence[Mapping[str, Any]], directory: Any = 
   known metrics has none. Raises ValueError where rows come without a directory.
   """
   if isinstance(run, str | os.PathLike):
-    rows, directory = writers.read(run), directory or Path(run) / "curves"
+    rows: Sequence[Mapping[str, Any]] = writers.read(run)
+    directory = directory or Path(run) / "curves"
   else:
-    rows = list(run)
+    rows = run
   if not directory:
     raise ValueError("plot(rows) needs a directory to write to")
   paths = []

@@ -28,8 +28,10 @@ LOCK = ".lock"
 CONFIG = "config.json"
 _PACKAGES = ("flax", "optax", "orbax-checkpoint", "numpy", "transformers", "datasets", "grain")
 # What another run in the same workdir may change: how long and where, not what is computed.
-FREE = ("steps", "epochs", "log_every", "checkpoint", "evaluate", "export", "mesh", "rules")
-FREE += ("accumulation", "model.attention", "model.remat", "model.scan", "reference")
+FREE = (
+  *("steps", "epochs", "log_every", "checkpoint", "evaluate", "export", "mesh", "rules"),
+  *("accumulation", "model.attention", "model.remat", "model.scan", "reference"),
+)
 
 
 class InUse(OSError):
@@ -75,9 +77,9 @@ def _lock(path: Path) -> int:
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    holder = _holder(descriptor)
+    who = _holder(descriptor)
     os.close(descriptor)
-    raise InUse(f"the workdir {path} is in use by {holder}; stop it, or give another") from None
+    raise InUse(f"the workdir {path} is in use by {who}; stop it, or give another") from None
   holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": time.strftime("%F %T")}
   os.ftruncate(descriptor, 0)
   os.pwrite(descriptor, json.dumps(holder).encode(), 0)

@@ -191,7 +191,8 @@ class Store:
 
   def _agree(self) -> tuple[int | None, tuple[str, ...]]:
     """What process 0 found to be the latest good step; the others get the step only."""
-    step, rejected, error = -1, (), None
+    step, error = -1, None
+    rejected: tuple[str, ...] = ()
     if jax.process_index() == 0:
       try:
         step, rejected = self._latest_good()
@@ -201,7 +202,7 @@ class Store:
       step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
     if step == -2:
       raise error or ValueError(f"no good checkpoint in {self.directory}: process 0 says why")
-    return (None if step < 0 else step), tuple(rejected)
+    return (None if step < 0 else step), rejected
 
   def _latest_good(self) -> tuple[int, tuple[str, ...]]:
     rejected: list[str] = []
