@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import functools
 import math
 from typing import Any
@@ -16,8 +16,8 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # prompts are split over both
 
 
-def make_mesh(shape: Mapping[str, int]) -> Mesh:
-  """A (data, fsdp, tensor) mesh of all devices; one axis may be -1, which takes what is left.
+def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A (data, fsdp, tensor) mesh of the devices; one axis may be -1, which takes what is left.
 
   Raises ValueError when the sizes do not multiply to the number of devices.
   """
@@ -25,7 +25,8 @@ def make_mesh(shape: Mapping[str, int]) -> Mesh:
   if unknown:
     raise ValueError(f"no mesh axis {', '.join(unknown)}; the axes are {', '.join(AXES)}")
   sizes = [int(shape.get(axis, 1)) for axis in AXES]
-  count = jax.device_count()
+  devices = jax.devices() if devices is None else devices
+  count = len(devices)
   known = math.prod(size for size in sizes if size != -1)
   if sizes.count(-1) == 1 and known > 0 and count % known == 0:
     sizes = [count // known if size == -1 else size for size in sizes]
@@ -35,7 +36,8 @@ def make_mesh(shape: Mapping[str, int]) -> Mesh:
       f"a mesh of {asked} does not fit {count} device(s): the sizes must multiply to {count}, and "
       "one of them may be -1 to take what is left"
     )
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  kinds = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=kinds, devices=devices)
 
 
 def named_shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str]) -> Any:

@@ -97,9 +97,11 @@ def write(
 def _publish(staging: pathlib.Path, target: pathlib.Path) -> None:
   """Moves the files, the weights of an earlier export out of the way and config.json last."""
   target.mkdir(exist_ok=True)
+  mode = (staging / "config.json").stat().st_mode  # safetensors makes its files for one user only
   for old in [*target.glob("model*.safetensors"), *target.glob("model*.index.json")]:
     old.unlink()
   for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+    path.chmod(mode)
     shutil.move(path, target / path.name)
 
 
