@@ -13,6 +13,7 @@ import pytest
 import tiny
 from tiny_models import FAMILIES, torch_model
 
+from larpo_jax import sharding
 from larpo_jax.models import huggingface
 from larpo_jax.scorers import _head, tokens
 
@@ -273,16 +274,30 @@ def test_no_array_of_tokens_by_vocabulary_exists(tied):
   assert held[1] - held[0] < 0.2 * (8 * 2 * 2 * R) * 4 * V
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (2, 2)])
-def test_eight_devices_agree_with_one(seed, shape):
-  model, params, _ = tiny.model(seed, "llama2", num_hidden_layers=2)
+RULES = {"embed": "fsdp", "vocab": "tensor", "mlp": "tensor", "heads": "tensor"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shape", [{"data": 8}, {"fsdp": 4, "tensor": 2}])
+def test_eight_devices_agree_with_one_and_never_send_logits(seed, shape, tied):
+  options = dict(vocab_size=512, num_hidden_layers=1, tie_word_embeddings=tied)
+  model, params, _ = tiny.model(seed, "llama2", **options)
   batch = tiny.batch(seed, B=8)
-  wanted, gradient = values_and_gradient(model, params, batch, 4)
-  mesh = jax.make_mesh(shape, ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-  split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  wanted, gradient = values_and_gradient(model, params, batch, 5)
+  mesh = sharding.make_mesh(shape)
+  split = NamedSharding(mesh, PartitionSpec(sharding.BATCH_AXES))
+  params = jax.device_put(params, sharding.named_shardings(params, mesh, RULES))
   with jax.set_mesh(mesh):
-    found = values_and_gradient(model, params, jax.device_put(batch, split), 4)
+    batch = jax.device_put(batch, split)
+    found = values_and_gradient(model, params, batch, 5)
+    text = values_and_gradient.lower(model, params, batch, 5).compile().as_text()
   assert_same(found, (wanted.token, wanted.entropy, gradient))
+  sent = r"= (.*?) (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)\("
+  for shapes in re.findall(sent, text):
+    for dimensions in re.findall(r"\[([\d,]+)\]", shapes):
+      sizes = set(map(int, dimensions.split(",")))
+      with_vocabulary = sizes & {512, 256}
+      assert not with_vocabulary or sizes - with_vocabulary <= {32, 8}, shapes  # the matrix itself
 
 
 def test_bfloat16_gives_float32_near_float32(seed):

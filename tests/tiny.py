@@ -26,6 +26,7 @@ def batch(seed, *, B=4, K=3, P=7, R=6, J=1, V=VOCABULARY, shortest=1, side="left
   prompt_mask = place >= P - length if side == "left" else place < length
   tokens = rng.integers(2, V, (B, K, R))
   mask = (np.arange(R) < rng.integers(0, R + 1, (B, K, 1))) & (rng.random((B, K, R)) < 0.9)
+  mask[0, 0, :3] = [True, False, True][:R]
   return Batch(
     prompt=(rng.integers(2, V, (B, J, P)) * prompt_mask).astype(np.int32),
     prompt_mask=prompt_mask,

@@ -88,15 +88,16 @@ def _logprobs_bwd(vocab_axis, softcap, chunk, residuals, cotangents):
     hit = column == _take(target, at)[:, None]
     d_logits = _take(cotangent, at)[:, None] * (jnp.where(hit, 1.0, 0.0) - probability) * slope
     d_logits = d_logits.astype(hidden.dtype)
-    if vocab_axis == 0:
-      d_rows, outer = _einsum("nv,vd->nd", d_logits, weights), _einsum("nv,nd->vd", d_logits, rows)
-    else:
-      d_rows, outer = _einsum("nv,dv->nd", d_logits, weights), _einsum("nd,nv->dv", rows, d_logits)
+    d_rows = _einsum("nv,vd->nd" if vocab_axis == 0 else "nv,dv->nd", d_logits, weights)
+    # Summed over groups after the loop: so devices talk once, not once a chunk.
+    of_group = (*at.shape, -1)
+    rows, d_logits = rows.reshape(of_group), d_logits.reshape(of_group)
+    outer = _einsum("scd,scv->svd" if vocab_axis == 0 else "scd,scv->sdv", rows, d_logits)
     return _put(d_hidden, at, d_rows.astype(hidden.dtype)), d_weights + outer
 
-  zeros = (jnp.zeros_like(hidden), jnp.zeros(unembedding.shape, jnp.float32))
-  d_hidden, d_weights = jax.lax.fori_loop(0, count, body, zeros)
-  return d_hidden, d_weights.astype(unembedding.dtype), None, None
+  zeros = jnp.zeros((len(hidden), *unembedding.shape), jnp.float32)
+  d_hidden, d_weights = jax.lax.fori_loop(0, count, body, (jnp.zeros_like(hidden), zeros))
+  return d_hidden, jnp.sum(d_weights, axis=0).astype(unembedding.dtype), None, None
 
 
 logprobs.defvjp(_logprobs_fwd, _logprobs_bwd)

@@ -7,6 +7,7 @@ import math
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from larpo_jax.models import prompts
 from larpo_jax.scorers import _head
@@ -48,16 +49,16 @@ def _up_to_last(mask: Array) -> jax.Array:
 
 def _score(net, hidden: jax.Array, target: Array, mask: jax.Array, chunk: int) -> LogProbs:
   """Log-probs [B, K, R] of targets from the hidden states [B, K, R, D] that predict them."""
+  vocab_axis = 0 if net.config.tie_embeddings else 1
+  matrix = net.embedding[...] if net.config.tie_embeddings else net.head[...]
   groups = _groups(hidden.shape[0])
-  tied = net.config.tie_embeddings
+  hidden = hidden.reshape(groups, -1, hidden.shape[-1])
+  if groups > 1:  # every device keeps its rows, and has the whole width of its part of the matrix
+    hidden = jax.lax.with_sharding_constraint(hidden, PartitionSpec(BATCH_AXES))
+    matrix = jax.lax.with_sharding_constraint(matrix, _split_vocab(matrix.shape, vocab_axis))
+  rows = target.reshape(groups, -1), mask.reshape(groups, -1)
   token, entropy = _head.logprobs(
-    hidden.reshape(groups, -1, hidden.shape[-1]),
-    net.embedding[...] if tied else net.head[...],
-    target.reshape(groups, -1),
-    mask.reshape(groups, -1),
-    0 if tied else 1,
-    net.config.final_softcap,
-    chunk,
+    hidden, matrix, *rows, vocab_axis, net.config.final_softcap, chunk
   )
   return LogProbs(token=token.reshape(mask.shape), mask=mask, entropy=entropy.reshape(mask.shape))
 
@@ -65,5 +66,13 @@ def _score(net, hidden: jax.Array, target: Array, mask: jax.Array, chunk: int) -
 def _groups(batch: int) -> int:
   """How many devices split the leading axis under `jax.set_mesh`; 1 without, or if they cannot."""
   mesh = jax.sharding.get_abstract_mesh()
-  count = math.prod(size for name, size in mesh.shape.items() if name in BATCH_AXES)
+  count = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
   return 1 if batch % count else count
+
+
+def _split_vocab(shape: tuple[int, ...], vocab_axis: int) -> PartitionSpec:
+  size = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  axes: list[str | None] = [None, None]
+  if size > 1 and shape[vocab_axis] % size == 0:
+    axes[vocab_axis] = "tensor"
+  return PartitionSpec(*axes)
