@@ -134,7 +134,7 @@ class Progress:
     self._description, self._total, self._unit, self._every = description, total, unit, every
     self._shows = jax.process_index() == 0
     self._bar: tqdm | None = None
-    self._done = self._start = start
+    self._done = self._told = start  # _told: at the last line
     self._said = time.monotonic()
     self._began = self._since = 0.0  # of the first update: what compiles before it is no rate
     self._sums: dict[str, float] = {}
@@ -157,7 +157,7 @@ class Progress:
     """Leaves the finished bar or a last line."""
     if self._bar is not None:
       self._bar.close()
-    elif self._shows and self._done > self._start:
+    elif self._shows and self._done > self._told:
       self._say()
 
   def update(self, done: int, *, tokens: int = 0, responses: int = 0, **metrics: float) -> None:
@@ -183,7 +183,7 @@ class Progress:
     return [*rates, *(f"{name} {value:.4g}" for name, value in self._metrics.items())]
 
   def _say(self) -> None:
-    self._said = time.monotonic()
+    self._said, self._told = time.monotonic(), self._done
     rate = (self._done - self._since) / max(self._said - self._began, 1e-9)
     left = [f"{(self._total - self._done) / rate:.0f} s left"] if rate else []
     parts = [f"{self._done}/{self._total} {self._unit}", *left, *self._shown()]
