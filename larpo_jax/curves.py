@@ -135,6 +135,8 @@ def _dress(
     axes.axvline(start, color="#999999", linewidth=0.8, linestyle=":")
   axes.set_xlabel(unit)
   axes.set_ylabel(label)
+  low, high = axes.get_xlim()
+  axes.set_xlim(min(low, (low + high - 1) / 2), max(high, (low + high + 1) / 2))
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   axes.grid(alpha=0.25)
   axes.spines[["top", "right"]].set_visible(False)
