@@ -13,7 +13,7 @@ import numpy as np
 
 from larpo_jax import checkpoints, preemption, writers
 from larpo_jax.train_step import TrainState
-from larpo_jax.types import Batch
+from larpo_jax.types import Batch, Metrics
 
 SKIPS_ALLOWED = 3  # non-finite steps in a row; the last of them stops the run
 
@@ -63,7 +63,7 @@ class _Late:
   """A dispatched step whose metrics nobody has read yet."""
 
   step: int
-  metrics: Mapping[str, jax.Array]
+  metrics: Metrics
   rows: np.ndarray
   tokens: int
   responses: int
@@ -73,7 +73,7 @@ def fit(
   name: str,
   state: TrainState,
   *,
-  step: Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, jax.Array]]],
+  step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
   batches: Batches,
   put: Callable[[Batch], Batch],
   plan: Plan,
@@ -102,11 +102,11 @@ def fit(
       waited = time.perf_counter()
       batch = next(batches)
       log.data_wait += time.perf_counter() - waited
+      done = index + 1
       state, metrics = step(state, put(batch))
       if late is not None:
         log.read(late, progress)
-      late = _Late(index + 1, metrics, batch.row, _tokens(batch), int(np.sum(batch.valid)))
-      done = index + 1
+      late = _Late(done, metrics, np.asarray(batch.row), _tokens(batch), int(np.sum(batch.valid)))
       stop = outlet.guard.poll(done)
       evaluates = evaluate is not None and plan.evaluate_every and done % plan.evaluate_every == 0
       saves = plan.save_every and done % plan.save_every == 0
@@ -134,7 +134,15 @@ def named(results: Mapping[str, float]) -> dict[str, float]:
 class _Log:
   """Reads finished steps: the non-finite guard's host side, throughput, and what is written."""
 
-  def __init__(self, name, plan, writer, rate, flops_per_token, peak_flops):
+  def __init__(
+    self,
+    name: str,
+    plan: Plan,
+    writer: writers.Writer,
+    rate: Callable[[int], Any],
+    flops_per_token: float,
+    peak_flops: float,
+  ) -> None:
     self.name, self.plan, self.writer, self.rate = name, plan, writer, rate
     self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
     self.skipped_rows: deque[list[int]] = deque(maxlen=SKIPS_ALLOWED)

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
   from larpo_jax.data import dataset
 
   logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
-  workdir = os.path.abspath(_WORKDIR.value)
+  workdir = os.path.abspath(str(_WORKDIR.value))
   try:
     checked = config.validate(_CONFIG.value)
     processes.start(os.environ)

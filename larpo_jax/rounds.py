@@ -142,13 +142,13 @@ def _sample(
       drawn = session.sample(params, asked.prompt, asked.prompt_mask, key, rows=asked.row, **how)
       found = stage.gathered((asked, drawn))
       progress.update(done, tokens=int(found[1].mask.sum()), responses=found[1].finished.size)
-      for row, tokens, line in _judged(session, *found, reward):
+      for row, tokens, line in _judged(session, found[0], found[1], reward):
         rows.append((row, tokens))
         lines.append(line)
   return rows, lines
 
 
-def _judged(session: Session, asked: batching.Prompts, drawn: Any, reward: Reward) -> Any:
+def _judged(session: Session, asked: Any, drawn: Any, reward: Reward) -> Any:
   """Row number, tokens and line of each real prompt of a batch."""
   texts = session.decode(drawn.response, drawn.mask)
   questions = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]

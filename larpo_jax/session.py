@@ -11,7 +11,6 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from larpo_jax import (
   lookup,
@@ -65,11 +64,11 @@ class Session:
   def sample(self, params: Any, ids: Any, mask: Any, key: jax.Array, **how: Any) -> Any:
     """K responses a prompt; see `sampling.sample`."""
     vocabulary = tokenizers.describe(self.tokenizer)
-    ends = dict(eos=vocabulary.eos, pad=vocabulary.pad)
+    how |= dict(eos=vocabulary.eos, pad=vocabulary.pad)
     with jax.set_mesh(self.mesh):
-      return sampling.sample(self.model, self.whole(params), ids, mask, key, **ends, **how)
+      return sampling.sample(self.model, self.whole(params), ids, mask, key, **how)
 
-  def decode(self, response: np.ndarray, mask: np.ndarray) -> list[list[str]]:
+  def decode(self, response: Any, mask: Any) -> list[list[str]]:
     """The texts of ids [B, K, R], special tokens left out."""
     keep = [[ids[on > 0] for ids, on in zip(*row)] for row in zip(response, mask)]
     return [self.tokenizer.batch_decode(row, skip_special_tokens=True) for row in keep]

@@ -20,6 +20,7 @@ from larpo_jax.data import batching, dataset
 from larpo_jax.evaluators import generation, preference
 from larpo_jax.models import huggingface, lora
 from larpo_jax.session import Session
+from larpo_jax.types import Metrics
 
 SHOWN = {  # what the table shows, in this order, and how it is called there
   "gold/reward": "gold reward",
@@ -222,7 +223,7 @@ def _ranked(session: Session, start: Any, params: Any) -> dict[str, float]:
 
 
 @jax.jit
-def _rank(policy: Any, batch: Any) -> Mapping[str, jax.Array]:
+def _rank(policy: Any, batch: Any) -> Metrics:
   reference = policy.replace(token=batch.reference)
   return preference.ranking(policy, reference, batch)
 
