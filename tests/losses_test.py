@@ -174,6 +174,14 @@ def test_a_list_that_orders_nothing_is_finite(name, seed):
 
 
 @every_kernel
+def test_no_nan_on_the_way(name, seed):
+  policy, reference, batch = lists(seed, B=2)
+  level = batch.replace(label=np.zeros_like(batch.label))
+  with jax.debug_nans(True):  # op by op: nan that a later `where` hides is found too
+    outputs(name, policy, reference, level)
+
+
+@every_kernel
 def test_order_of_prompts_does_not_matter(name, seed):
   arguments, order = lists(seed), np.random.default_rng(seed).permutation(8)
   loss, metrics, gradient = compiled(name)(*arguments)

@@ -28,10 +28,11 @@ class Row:
   reference: list  # log p_ref(y)
   length: list
   label: list
+  beta: float
 
   @property
   def gamma(self):
-    return [BETA * (p - r) for p, r in zip(self.policy, self.reference, strict=True)]
+    return [self.beta * (p - r) for p, r in zip(self.policy, self.reference, strict=True)]
 
   @property
   def best(self):
@@ -113,18 +114,23 @@ def metrics(row):
   }
 
 
-def prompts(policy, reference, batch):
+def prompts(policy, reference, batch, beta=BETA):
   """A batch as a list of Rows, in float64."""
   for b in range(len(batch.label)):
     there = np.flatnonzero(batch.valid[b])
     total = [(np.float64(x.token[b]) * x.mask[b]).sum(-1)[there] for x in (policy, reference)]
     length = policy.mask[b].sum(-1)[there]
-    yield Row(*(x.tolist() for x in (*total, length, np.float64(batch.label[b])[there])))
+    yield Row(*(x.tolist() for x in (*total, length, np.float64(batch.label[b])[there])), beta)
 
 
 @functools.cache
 def compiled(name):
-  return jax.jit(lookup.resolve({"name": name}, "larpo_jax.losses"))
+  kernel = lookup.resolve({"name": name}, "larpo_jax.losses")
+  if "beta" in lookup.keywords(kernel):
+    return jax.jit(
+      lambda policy, reference, batch, b=BETA: kernel(policy, reference, batch, beta=b)
+    )
+  return jax.jit(lambda policy, reference, batch, b=BETA: kernel(policy, reference, batch))
 
 
 def test_every_kernel_has_its_formula_here():
@@ -135,9 +141,9 @@ def test_every_kernel_has_its_formula_here():
 @pytest.mark.parametrize("name", LONGHAND)
 def test_loss_is_its_formula(name, spread, seed):
   for i in range(10):
-    arguments = lists(seed + i, spread=spread, tied=i % 3 > 0)
-    loss, _ = compiled(name)(*arguments)
-    expected = [LONGHAND[name](row) if row.label else 0.0 for row in prompts(*arguments)]
+    arguments, beta = lists(seed + i, spread=spread, tied=i % 3 > 0), 0.5 / (i + 1)
+    loss, _ = compiled(name)(*arguments, beta)
+    expected = [LONGHAND[name](row) if row.label else 0.0 for row in prompts(*arguments, beta)]
     np.testing.assert_allclose(loss, expected, 1e-5, 1e-6 * max(spread, 1.0))
 
 
@@ -151,6 +157,13 @@ def test_metrics_are_their_formulas(name, seed):
     for key in expected[0]:
       want = [row[key] if row else 0.0 for row in expected]
       np.testing.assert_allclose(found[key], want, 1e-5, 1e-5, err_msg=key)
+
+
+def test_level_rewards_are_half_right_and_no_accuracy(seed):
+  policy, _, batch = lists(seed)
+  _, found = compiled("pairwise.dpo")(policy, policy, batch)
+  assert not np.any(found["rewards/accuracies"]), "as TRL: strictly above counts"
+  np.testing.assert_array_equal(found["rank/accuracy"], 0.5 * found["rank/ordered"])
 
 
 def test_entropy_is_the_mean_over_tokens_that_count(seed):
