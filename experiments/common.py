@@ -1,5 +1,7 @@
 """Every setting of a run with its default and its unit. An experiment starts from `base()`."""
 
+import os
+
 import ml_collections
 
 
@@ -94,3 +96,9 @@ def smoke(config):
     config.rounds.candidates = min(config.rounds.get("candidates", 4), 4)
     config.reward = dict(name="rules.brevity")  # so young a model earns no other
   return config
+
+
+def data(name, split):
+  """The file of a data set under $LARPO_DATA, by default ../shared/data."""
+  directory = os.environ.get("LARPO_DATA") or os.path.join("..", "shared", "data")
+  return os.path.join(directory, name, f"{split}.jsonl.gz")

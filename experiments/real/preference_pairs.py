@@ -10,8 +10,6 @@ columns have other names, --config.data.reader.prompt=COLUMN and so on.
 DPO: https://arxiv.org/abs/2305.18290.
 """
 
-import os
-
 from experiments import common
 
 READERS = {
@@ -30,9 +28,8 @@ def get_config(arg="hh_rlhf_harmless"):
   config = common.base()
   config.model.path = "runs/checkpoint"
 
-  directory = os.path.join(os.environ.get("LARPO_DATA") or "../shared/data", name)
-  config.data.train.path = os.path.join(directory, "train.jsonl.gz")
-  config.data.test.path = os.path.join(directory, "test.jsonl.gz")
+  config.data.train.path = common.data(name, "train")
+  config.data.test.path = common.data(name, "test")
   config.data.reader = dict(name="readers.pairs", **READERS[name])
   config.data.batch_size = 16
   config.data.max_prompt = 192

@@ -9,8 +9,6 @@ columns have other names, --config.data.reader.prompt=COLUMN and so on. A column
 that maps over lists. `python -m larpo_jax.inspect --config ...` shows what the model will read.
 """
 
-import os
-
 from experiments import common
 
 READERS = {
@@ -33,9 +31,8 @@ def get_config(arg="oasst_ranked"):
   config = common.base()
   config.model.path = "runs/checkpoint"
 
-  directory = os.path.join(os.environ.get("LARPO_DATA") or "../shared/data", name)
-  config.data.train.path = os.path.join(directory, "train.jsonl.gz")
-  config.data.test.path = os.path.join(directory, "test.jsonl.gz")
+  config.data.train.path = common.data(name, "train")
+  config.data.test.path = common.data(name, "test")
   config.data.reader = dict(name="readers.lists", **READERS[name])
   config.data.candidates = 8
   config.data.batch_size = 8
