@@ -6,10 +6,13 @@ each prefix, so that its keys and values are never copied.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from larpo_jax.models import fused
 
 MASKED = -1e30  # finite, so that a row with no key at all averages instead of giving nan
 
@@ -40,16 +43,14 @@ def attend(
   and cannot soft-cap them: raises ValueError.
   """
   if implementation == "fused":
-    from larpo_jax.models import fused  # a cuDNN import that nothing else needs
-
     if softcap is not None:
       raise ValueError("attention 'fused' cannot soft-cap scores as this model does; use 'xla'")
     return fused.attend(query, own, prefix, scale=scale)
   parts = [_partial(query, block, scale, softcap) for block in (prefix, own) if block is not None]
-  top = parts[0][2] if len(parts) == 1 else jnp.maximum(parts[0][2], parts[1][2])
+  top = functools.reduce(jnp.maximum, (maximum for _, _, maximum in parts))
   rescaled = [jnp.exp(maximum - top) for _, _, maximum in parts]
-  total = sum(part * c for (_, part, _), c in zip(parts, rescaled))
-  output = sum(part * c[..., None] for (part, _, _), c in zip(parts, rescaled))
+  total = functools.reduce(jnp.add, (z * c for (_, z, _), c in zip(parts, rescaled)))
+  output = functools.reduce(jnp.add, (o * c[..., None] for (o, _, _), c in zip(parts, rescaled)))
   return (output / total[..., None]).astype(query.dtype)
 
 

@@ -8,12 +8,13 @@ block's part of the gradient (https://arxiv.org/abs/2307.08691, section 3.1.2).
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from larpo_jax.models.attention import Block
+if TYPE_CHECKING:
+  from larpo_jax.models.attention import Block
 
 HALF_PRECISION = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 

@@ -161,7 +161,8 @@ def _array(
   def read(name: str, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
     return names.from_stored(lambda part: stored[name][part], shape, tensor, index)
 
-  def slices(index: tuple[slice, ...]) -> np.ndarray:
+  def slices(index: tuple[slice, ...] | None) -> np.ndarray:
+    assert index is not None  # of an array with axes
     if "{}" not in tensor.name:
       return np.asarray(read(tensor.name, shape, index), dtype)
     layers = range(*index[0].indices(shape[0]))

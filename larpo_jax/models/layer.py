@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -88,8 +89,9 @@ def layer_weights(config: Config) -> dict[str, Weight]:
   if config.gemma:
     weights["post_attention_norm"] = Weight((d,), ("embed",), constant=one)
     weights["post_mlp_norm"] = Weight((d,), ("embed",), constant=one)
-  for name in config.lora.targets if config.lora else ():
-    weights |= _adapters(name, weights[name], config.lora.rank)
+  if config.lora is not None:
+    for name in config.lora.targets:
+      weights |= _adapters(name, weights[name], config.lora.rank)
   return weights
 
 
@@ -120,7 +122,7 @@ class Scope(NamedTuple):
   own_distance: jax.Array | None  # int32 [B, J, T, S]; None without windows
   prefix: jax.Array | None  # bool [B, J', 1, P]
   prefix_distance: jax.Array | None  # int32 [B, J', J / J' * T, P]
-  index: jax.Array | None  # int32 []: where the past is written
+  slot: jax.Array | None  # int32 []: where the past is written
 
 
 def scope(
@@ -163,7 +165,8 @@ def advance(past: Past, positions: jax.Array, valid: jax.Array) -> Past:
   if positions.shape[-1] != 1:
     raise ValueError(f"decoding with a past takes one token at a time, not {positions.shape[-1]}")
   start = (0, 0, past.index)
-  return past.replace(
+  return dataclasses.replace(
+    past,
     position=jax.lax.dynamic_update_slice(past.position, positions, start),
     valid=jax.lax.dynamic_update_slice(past.valid, valid, start),
   )
@@ -200,7 +203,7 @@ def _attention(config, implementation, scope, weights, x, past, inputs):
   if past is None:
     keys = key, value
   else:  # the buffers of all layers are carried, so that the compiler updates them in place
-    start = (inputs.layer, 0, 0, scope.index, 0, 0)
+    start = (inputs.layer, 0, 0, scope.slot, 0, 0)
     past = tuple(
       jax.lax.dynamic_update_slice(buffer, new[None].astype(buffer.dtype), start)
       for buffer, new in zip(past, (key, value))

@@ -76,13 +76,14 @@ def merge(params: nnx.State, config: Config) -> tuple[nnx.State, Config]:
   """The plain model of the same function: each adapter's product is added to its weight."""
   base, adapters = split(params)
   flat, low = dict(nnx.to_flat_state(base)), dict(nnx.to_flat_state(adapters))
-  for name in config.lora.targets if config.lora else ():
+  lora = config.lora or Lora(1, 0.0, ())
+  for name in lora.targets:
     a, b = (low["layers", f"{name}_lora_{side}"].get_value() for side in "ab")
     weight = flat["layers", name]
     product = jnp.einsum(
       "lir,lro->lio", a.reshape(a.shape[0], -1, a.shape[-1]), b.reshape(*b.shape[:2], -1)
     )
-    scaled = product * (config.lora.alpha / config.lora.rank)
+    scaled = product * (lora.alpha / lora.rank)
     flat["layers", name] = weight.replace(weight.get_value() + scaled.reshape(weight.shape))
   return nnx.from_flat_state(flat), dataclasses.replace(config, lora=None)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from larpo_jax.models.config import Config
 from larpo_jax.models.layer import INPUTS, layer_weights
 
-Path = tuple[str, ...]
+Path = tuple[Any, ...]
 
 
 class Tensor(NamedTuple):
@@ -28,7 +28,7 @@ class Tensor(NamedTuple):
 
 def tensors(config: Config) -> dict[Path, Tensor]:
   """Path in the Transformer's parameters -> tensor of a causal language model's checkpoint."""
-  found = {
+  found: dict[Path, Tensor] = {
     ("embedding",): Tensor("model.embed_tokens.weight"),
     ("norm",): Tensor("model.norm.weight"),
   }

@@ -5,9 +5,10 @@ J is how many token lists a row has: 1 prompt, or K responses that continue it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from flax import nnx
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from larpo_jax.models import layer
 from larpo_jax.models.config import Config
 from larpo_jax.models.layer import INPUTS, Keys, Past, Prefix, Weight, layer_weights
+from larpo_jax.types import Array
 
 ATTENTION = ("xla", "fused")
 REMAT = ("none", "dots", "full")
@@ -59,11 +61,21 @@ class Transformer(nnx.Module):
     if not config.tie_embeddings:
       self.head = parameter(rngs, Weight((d, v), ("embed", "vocab"), std))
 
+  @overload
+  def __call__(
+    self, tokens: Array, positions: Array, valid: Array, *, prefix: Prefix | None = None
+  ) -> tuple[jax.Array, Keys]: ...
+
+  @overload
+  def __call__(
+    self, tokens: Array, positions: Array, valid: Array, *, prefix: Prefix | None = None, past: Past
+  ) -> tuple[jax.Array, Past]: ...
+
   def __call__(
     self,
-    tokens: jax.Array,
-    positions: jax.Array,
-    valid: jax.Array,
+    tokens: Array,
+    positions: Array,
+    valid: Array,
     *,
     prefix: Prefix | None = None,
     past: Past | None = None,
@@ -75,6 +87,7 @@ class Transformer(nnx.Module):
     bound windows, so they count on from the prefix. Without a past the keys of this call come back,
     with one (T = 1) the past with this token written at its index.
     """
+    tokens, positions, valid = jnp.asarray(tokens), jnp.asarray(positions), jnp.asarray(valid)
     if past is not None:
       past = layer.advance(past, positions, valid)
     x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype)
@@ -83,7 +96,7 @@ class Transformer(nnx.Module):
     x, key, value = self._run(x, positions, valid, prefix, past)
     hidden = layer.rms_norm(x, self.norm[...], self.config)
     if past is not None:
-      return hidden, past.replace(key=key, value=value, index=past.index + 1)
+      return hidden, dataclasses.replace(past, key=key, value=value, index=past.index + 1)
     return hidden, Keys(key=key, value=value, position=positions, valid=valid)
 
   def unembed(self) -> jax.Array:
