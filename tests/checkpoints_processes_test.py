@@ -92,7 +92,8 @@ except OSError as error:
   print(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert store.restore({"x": state["x"][:1000]}).step == 1
-assert sorted(os.listdir(sys.argv[1])) == ["1"]
+assert sorted(os.listdir(sys.argv[1])) == [".saving", "1"], os.listdir(sys.argv[1])
+assert not os.listdir(os.path.join(sys.argv[1], ".saving"))
 store.save(2, {"x": state["x"][:1000]}); store.wait()
 print(store.steps()); os._exit(0)
 """
@@ -142,7 +143,7 @@ for kill in range(int(sys.argv[3])):
   first = lines.readline().split()
   assert first[:1] == ["ready"], "no restore"
   assert int(first[1]) >= committed, f"step {committed} was lost: {first}"
-  time.sleep(generator.uniform(0.0, 0.4))
+  time.sleep(generator.uniform(0.0, 0.5))
   os.kill(pid, signal.SIGKILL)
   os.waitpid(pid, 0)
   whole = [line for line in lines.read().split("\\n")[:-1]]
@@ -161,8 +162,9 @@ def test_kills_in_the_middle_of_saves_cost_no_committed_step(tmp_path, seed):
   found = store.restore({"x": np.zeros(500_000, np.int64)})
   assert found.step >= committed
   assert not found.rejected
-  assert not [path for path in tmp_path.iterdir() if not path.name.isdigit()]
   store.close()
+  assert sorted(path.name for path in tmp_path.iterdir() if not path.name.isdigit()) == [".saving"]
+  assert not list((tmp_path / ".saving").iterdir())
 
 
 # Two processes.

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or are not loaded: orbax, and a digest of every file it wrote.
 
-A step directory counts from the moment its `integrity.json` is there, which is written last. Orbax
-restores an array with a flipped bit without a word, so the digests are compared on every restore.
+A save is written and digested in `.saving`, then renamed: a step that is there was whole once. Orbax
+restores an array with a flipped bit without a word, so every restore compares the digests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from larpo_jax import workdir
 from larpo_jax.checkpoints import integrity, structure
 from larpo_jax.config.redaction import differences
 
-_COMMIT = "commit_success.txt"  # orbax writes it last
+_SAVING = ".saving"  # what is in it is not whole yet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Store:
       _writable(self.directory)
       _clean(self.directory)
     _barrier(f"store {self.directory}")
-    self._manager = _manager(self.directory)
+    self._manager = _manager(self.directory / _SAVING)
+    self._known = set(self.steps())
 
   def save(
     self,
@@ -84,13 +85,12 @@ class Store:
     self.check(wait=True)
     flat = structure.flatten(state)
     path = self.directory / str(step)
-    if step in self._manager.all_steps():
+    if step in self._known:
       if not force:
         return False
       if jax.process_index() == 0:
         _remove(path)
       _barrier(f"anew {path}")
-      self._manager.reload()
     size = sum(leaf.nbytes for leaf in flat.values())
     if jax.process_count() == 1 and shutil.disk_usage(self.directory).free < size:
       raise workdir.unwritten(OSError(errno.ENOSPC, "the disk is too full"), path, size)
@@ -101,14 +101,16 @@ class Store:
       meta=ocp.args.JsonSave({**_environment(), "step": step, **(meta or {})}),
     )
     try:
+      self._manager.reload()  # it would take a step that was saved and renamed for one it still has
       self._manager.save(step, args=arguments, force=True)
     except Exception as error:
-      self._give_up(path)
+      self._give_up(step)
       self._error = workdir.unwritten(error, path, size)
       self.check()
     arrays = structure.describe(flat)
     self._thread = threading.Thread(target=self._seal, args=(step, arrays, size), name="seal")
     self._thread.start()
+    self._known.add(step)
     return True
 
   def restore(self, like: Any, *, expect: Mapping[str, Any] | None = None) -> Restored | None:
@@ -122,20 +124,19 @@ class Store:
     self.wait()
     flat = structure.flatten(like)
     step, rejected = self._agree()
-    self._manager.reload()
+    self._known = set(self.steps())
     if step is None:
       return None
     path = self.directory / str(step)
     _same(path, integrity.read(path)["about"]["arrays"], structure.describe(flat))
     abstract = {key: structure.abstract(leaf) for key, leaf in flat.items() if leaf.size}
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        meta=ocp.args.JsonRestore(),
-        data=ocp.args.JsonRestore(),
-        state=ocp.args.StandardRestore(abstract),
-      ),
+    arguments = ocp.args.Composite(
+      meta=ocp.args.JsonRestore(),
+      data=ocp.args.JsonRestore(),
+      state=ocp.args.StandardRestore(abstract),
     )
+    with _manager(self.directory) as manager:
+      restored = manager.restore(step, args=arguments)
     wanted = json.loads(json.dumps(dict(expect or {})))  # as meta was: tuples are lists
     _same(path, {key: restored.meta.get(key) for key in wanted}, wanted)
     empty = {key: structure.empty(leaf) for key, leaf in flat.items() if not leaf.size}
@@ -144,9 +145,8 @@ class Store:
     return Restored(step, state, restored.data["data"], restored.meta, rejected)
 
   def steps(self) -> list[int]:
-    """The steps that are whole, in order; their files are not read."""
-    whole = (path.parent.name for path in self.directory.glob(f"*/{integrity.NAME}"))
-    return sorted(int(name) for name in whole if name.isdigit())
+    """The steps that there are, in order; whether they are damaged only restore finds out."""
+    return _steps(self.directory)
 
   def check(self, *, wait: bool = False) -> None:
     """Raises what went wrong with the save under way, if anything has; wait: once it is over."""
@@ -156,7 +156,8 @@ class Store:
     if self._thread is None and self._error is not None:
       error, self._error = self._error, None
       if jax.process_count() == 1:
-        self._manager = _manager(self.directory)  # the old one would say it again at every save
+        self._manager = _manager(self.directory / _SAVING)  # the old one would say it again
+        self._known = set(self.steps())
       raise error
 
   def wait(self) -> None:
@@ -172,22 +173,23 @@ class Store:
       self._manager.close()
 
   def _seal(self, step: int, arrays: dict[str, str], size: int) -> None:
-    """In a thread: waits for orbax, then makes the step count, then deletes what is too old."""
-    path = self.directory / str(step)
+    """In a thread: waits for orbax, digests, renames, and then deletes what is too old."""
+    path, saving = self.directory / str(step), self.directory / _SAVING / str(step)
     try:
       self._manager.wait_until_finished()
       if jax.process_index() == 0:
-        integrity.write(path, {"step": step, "arrays": arrays})
+        integrity.write(saving, {"step": step, "arrays": arrays})
+        saving.rename(path)
         for old in self.steps()[: -self._keep]:
           _remove(self.directory / str(old))
     except BaseException as error:
-      self._give_up(path)
+      self._give_up(step)
       self._error = workdir.unwritten(error, path, size)
 
-  def _give_up(self, path: Path) -> None:
+  def _give_up(self, step: int) -> None:
     """Takes away what a failed save left, so that its space is free again."""
     if jax.process_index() == 0:
-      shutil.rmtree(path, ignore_errors=True)
+      shutil.rmtree(self.directory / _SAVING / str(step), ignore_errors=True)
 
   def _agree(self) -> tuple[int | None, tuple[str, ...]]:
     """What process 0 found to be the latest good step; the others get the step only."""
@@ -213,8 +215,7 @@ class Store:
         return step, tuple(rejected)
       rejected.append(f"checkpoint {path} is damaged: {problem}; kept as {_set_aside(path).name}")
       logging.warning("%s", rejected[-1])
-    # A step that has no manifest may be one whose save was killed; the others were whole once.
-    if any(self.directory.glob(f"*.corrupt*/{integrity.NAME}")):
+    if any(self.directory.glob("*.corrupt*")):
       raise ValueError(
         f"no good checkpoint is left in {self.directory} ({'; '.join(rejected) or '*.corrupt'}); "
         "delete the directory to start from nothing"
@@ -253,11 +254,10 @@ def _remove(path: Path) -> None:
 
 def _clean(directory: Path) -> None:
   """Deletes what a kill left: saves that never finished, deletions that did not."""
-  for path in directory.iterdir():
-    ends = (path / _COMMIT).exists() or (path / integrity.NAME).exists()
-    unfinished = path.name.isdigit() and not ends
-    if unfinished or path.name.endswith((".deleting", ".orbax-checkpoint-tmp")):
-      shutil.rmtree(path, ignore_errors=True)
+  shutil.rmtree(directory / _SAVING, ignore_errors=True)
+  for path in directory.glob("*.deleting"):
+    shutil.rmtree(path, ignore_errors=True)
+  (directory / _SAVING).mkdir()
 
 
 def _writable(directory: Path) -> None:
