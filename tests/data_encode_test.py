@@ -248,11 +248,18 @@ def test_long_lists_keep_best_and_worst_evenly_spaced(K, seed):
 
 
 def test_duplicates_keep_the_first_place_and_the_best_label():
-  example = readers.Example("p\n", ["a", "b", "a", "c"], [1.0, 2.0, 3.0, 2.0], ranked=True)
-  notes = Counter()
-  assert run(example, make(), notes).labels == [3.0, 2.0, 2.0]
-  assert notes["duplicate_candidates"] == 1
-  assert notes["lists_with_ties"] == 1
+  for first, second in ((1.0, 3.0), (3.0, 1.0)):
+    labels = [first, 2.0, second, 2.0]
+    example = readers.Example("p\n", ["a", "b", "a", "c"], labels, ranked=True)
+    notes = Counter()
+    assert run(example, make(), notes).labels == [3.0, 2.0, 2.0]
+    assert notes["duplicate_candidates"] == 1
+    assert notes["lists_with_ties"] == 1
+    # The same for what truncation makes equal.
+    example = example._replace(responses=["xa", "b", "xb", "c"])
+    cut = run(example, make(), notes, max_response=1)
+    assert cut.labels == [3.0, 2.0, 2.0]
+    assert notes["candidates_lost"] == 1
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -87,15 +87,16 @@ def test_what_is_misspelt_lists_what_there_is(tmp_path):
   [
     "{{ 'A' * 10**9 }}",
     "{{ 'A' * 2000000 }}",
+    "{% set x = messages[0]['role'] * 10**8 * 3 %}",
     LOOP + "{% endfor %}" * 3,
     "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
   ],
 )
 def test_templates_that_eat_the_machine_are_refused(template):
-  started = time.process_time()
+  started = time.monotonic()
   with pytest.raises(ValueError, match="refused"):
     templates.require(make(template=template))
-  assert time.process_time() - started < 2
+  assert time.monotonic() - started < 40  # a second or two on a machine that is not busy
 
 
 @pytest.mark.parametrize(
