@@ -1,7 +1,7 @@
 """Checkpoints that are whole or are not loaded: orbax, and a digest of every file it wrote.
 
-A save is written and digested in `.saving`, then renamed: a step that is there was whole once. Orbax
-restores an array with a flipped bit without a word, so every restore compares the digests.
+A save is written and digested in `.saving`, then renamed: a step that is there was whole once.
+Orbax restores an array with a flipped bit without a word, so every restore compares the digests.
 """
 
 from __future__ import annotations
