@@ -17,7 +17,9 @@ from larpo_jax.models import rope
 from larpo_jax.models.config_keys import ACTIVATIONS, FAMILIES, HEADS, REQUIRED, check
 
 NO_WINDOW = 2**30
-KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma2": 4, "gemma3_text": 4}  # when unsaid
+# The defaults of the families' classes, where config.json leaves them out.
+KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma2": 4, "gemma3_text": 4}
+HEAD_DIMS = {"qwen3": 128, "gemma2": 256, "gemma3_text": 256}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,22 +113,26 @@ def _load(directory: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def _build(raw: Mapping[str, Any], family: str) -> Config:
-  gemma = family.startswith("gemma")
+def _heads(raw: Mapping[str, Any], family: str) -> tuple[int, int, int]:
+  """Query heads, key/value heads, and the width of each."""
   heads = raw["num_attention_heads"]
   kv_heads = _get(raw, "num_key_value_heads", heads)
   if "num_key_value_heads" not in raw:
     kv_heads = KV_HEADS.get(family, heads)
-  default_dim = {"qwen3": 128, "gemma2": 256, "gemma3_text": 256}.get(
-    family, raw["hidden_size"] // heads
-  )
-  head_dim = _get(raw, "head_dim", default_dim)
   if heads % kv_heads:
     raise ValueError(
       f"num_attention_heads={heads} in config.json is not a multiple of "
       f"num_key_value_heads={kv_heads}"
     )
+  width = HEAD_DIMS.get(family, raw["hidden_size"] // heads)
+  return heads, kv_heads, _get(raw, "head_dim", width)
+
+
+def _build(raw: Mapping[str, Any], family: str) -> Config:
+  gemma = family.startswith("gemma")
+  heads, kv_heads, head_dim = _heads(raw, family)
   layer_types = _layer_types(raw, family)
+  two_ropes = family == "gemma3_text"
   bias = bool(raw.get("attention_bias"))
   scalar = _get(raw, "query_pre_attn_scalar", 256) if gemma else head_dim
   softcaps = {"attention": 50.0, "final": 30.0} if family == "gemma2" else {}
@@ -140,9 +146,7 @@ def _build(raw: Mapping[str, Any], family: str) -> Config:
     num_kv_heads=kv_heads,
     head_dim=head_dim,
     ropes=rope.read(raw, family),
-    rope_of_layer=tuple(
-      int(family == "gemma3_text" and kind.startswith("s")) for kind in layer_types
-    ),
+    rope_of_layer=tuple(int(two_ropes and kind == "sliding_attention") for kind in layer_types),
     windows=_windows(raw, layer_types),
     query_scale=scalar**-0.5,
     activation=_activation(raw, gemma),

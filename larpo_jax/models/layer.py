@@ -54,13 +54,8 @@ class Weight(NamedTuple):
 
 def layer_weights(config: Config) -> dict[str, Weight]:
   """The weights of one layer, without the leading layers axis."""
-  d, m, h, g, k = (
-    config.hidden_size,
-    config.intermediate_size,
-    config.num_heads,
-    config.num_kv_heads,
-    config.head_dim,
-  )
+  d, m, k = config.hidden_size, config.intermediate_size, config.head_dim
+  h, g = config.num_heads, config.num_kv_heads
   std = config.initializer_range
   out = std / math.sqrt(2 * config.num_layers)  # two blocks a layer add to the residual stream
   one = 0.0 if config.gemma else 1.0
