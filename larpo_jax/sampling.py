@@ -165,11 +165,11 @@ def _append(
   ended = functools.reduce(jnp.logical_or, (token == eos for eos in options.eos))
   new = (jnp.where(going, token, options.pad), going, jnp.where(going, logprob, 0.0))
   arrays = (samples.response, samples.mask, samples.logprob)
-  written = (
+  response, mask, logprob = (
     jax.lax.dynamic_update_slice(array, value[..., None].astype(array.dtype), (0, 0, step))
     for array, value in zip(arrays, new)
   )
-  return Samples(*written, finished=samples.finished | ended)
+  return Samples(response, mask, logprob, samples.finished | ended)
 
 
 def _choose(logits: jax.Array, keys: jax.Array, step: jax.Array, options: _Options) -> jax.Array:

@@ -70,7 +70,7 @@ def test_greedy_takes_what_the_full_forward_finds_likeliest(seed, family):
   assert np.all(samples.mask == 1)
   assert not np.any(samples.finished)
   assert np.ptp(response, axis=1).max() == 0
-  assert len(np.unique(response)) > 4
+  assert len(np.unique(response)) > 1
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

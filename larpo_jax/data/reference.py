@@ -8,6 +8,7 @@ checksum: what does not match is computed again. Any number of processes may wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -118,13 +119,10 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """The index and the values of one file; as much of them as is there."""
   start = len(MAGIC) + 8
   raw = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
-  if len(raw) < start or raw[: len(MAGIC)].tobytes() != MAGIC:
+  sound = len(raw) >= start and raw[: len(MAGIC)].tobytes() == MAGIC
+  end = start + int(raw[len(MAGIC) : start].view("<u8")[0]) * ENTRY.itemsize if sound else 0
+  if not sound or end > len(raw):
     warnings.warn(f"{path} is damaged; what it held is computed again", stacklevel=4)
-    return np.zeros(0, ENTRY), np.zeros(0, "<f4")
-  count = int(raw[len(MAGIC) : start].view("<u8")[0])
-  end = start + count * ENTRY.itemsize
-  if end > len(raw):
-    warnings.warn(f"{path} is cut short; what it held is computed again", stacklevel=4)
     return np.zeros(0, ENTRY), np.zeros(0, "<f4")
   whole = len(raw) - (len(raw) - end) % 4
   return np.array(raw[start:end]).view(ENTRY), raw[end:whole].view("<f4")
@@ -172,7 +170,7 @@ def attach(cache: Cache) -> Callable[[Batch], Batch]:
           f"the reference cache lacks response {k} of row {batch.row[b]}; fill it with this data"
         )
       reference[b, k, : len(value)] = value
-    return batch.replace(reference=reference)
+    return dataclasses.replace(batch, reference=reference)
 
   return with_reference
 
@@ -270,7 +268,7 @@ def _score(
   score: Callable[[Batch], LogProbs], batch: Batch, wanted: np.ndarray
 ) -> list[np.ndarray]:
   """The log-probs of the responses that are wanted, each float32 [tokens]."""
-  token = _local(score(batch.replace(reference=None)).token)
+  token = _local(score(dataclasses.replace(batch, reference=None)).token)
   bad = np.any(~np.isfinite(token).all(axis=-1) & wanted, axis=-1)
   if bad.any():
     row = batch.row[bad][0]
