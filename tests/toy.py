@@ -8,6 +8,9 @@ from tiny_models import VOCABULARY
 
 from larpo_jax.types import LogProbs
 
+RULES = {"embed": "fsdp", "mlp": "tensor", "vocab": "tensor"}
+RULES |= {"heads": "tensor", "kv_heads": "tensor"}
+
 
 def params(seed):
   """The logits of the next token, one row for each token before it."""

@@ -29,10 +29,6 @@ def mesh_of(data=1, fsdp=1, tensor=1):
   return sharding.make_mesh(dict(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[:count])
 
 
-RULES = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "kv_heads": "tensor"}
-RULES |= {"vocab": "tensor"}
-
-
 def host(tree):
   return jax.tree.map(np.asarray, tree)
 
@@ -62,7 +58,7 @@ def weighted(batch, seed):
 
 def run_step(model, params, reference, batch, *, mesh, accumulation=1):
   """Metrics and parameters after a step of the tiny Transformer, on the host."""
-  placed = sharding.named_shardings(params, mesh, RULES)
+  placed = sharding.named_shardings(params, mesh, toy.RULES)
   params = jax.device_put(params, placed)
   if reference is not None:
     reference = jax.device_put(reference, placed)
