@@ -102,6 +102,7 @@ def fit(
       waited = time.perf_counter()
       batch = next(batches)
       log.data_wait += time.perf_counter() - waited
+      outlet.store.check()  # a save that failed stops the run now, not at the next one
       done = index + 1
       state, metrics = step(state, put(batch))
       if late is not None:
@@ -116,7 +117,7 @@ def fit(
       if evaluates:
         outlet.writer.write(done, named(evaluate(state.params)), stage=name)  # type: ignore[misc]
       if stop or saves or done == plan.steps:
-        outlet.store.save(done, state, data=batches.get_state(), meta={"stage": name}, force=True)
+        outlet.store.save(done, state, data=batches.get_state(), meta={"stage": name})
       if stop and done < plan.steps:
         outlet.store.wait()
         raise Preempted(

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     return preemption.REQUEUE
   except (ValueError, OSError, RuntimeError) as error:
     kept = _keep_traceback(workdir)
-    print(f"larpo_jax: error: {error}{kept}", file=sys.stderr)
+    print(f"larpo_jax: error: {config.redact(str(error))}{kept}", file=sys.stderr)
     return 1
   return 0
 
@@ -52,7 +52,7 @@ def _keep_traceback(workdir: str) -> str:
   try:
     os.makedirs(workdir, exist_ok=True)
     with open(os.path.join(workdir, "error.txt"), "w", encoding="utf-8") as file:
-      traceback.print_exc(file=file)
+      file.write(config.redact(traceback.format_exc()))
   except OSError:
     return ""
   return f"\n(details in {file.name})"

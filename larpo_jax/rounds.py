@@ -20,6 +20,8 @@ from larpo_jax.data.candidates import Tokens
 from larpo_jax.session import Session
 from larpo_jax.types import Reward
 
+SAMPLED = ("candidates", "max_tokens", "temperature", "top_k", "top_p")  # what sampling takes
+
 
 def learn(
   session: Session,

@@ -62,9 +62,7 @@ class Session:
     return train_step.join(params, self.frozen)
 
   def sample(self, params: Any, ids: Any, mask: Any, key: jax.Array, **how: Any) -> Any:
-    """K responses a prompt; see `sampling.sample`."""
-    vocabulary = tokenizers.describe(self.tokenizer)
-    how |= dict(eos=vocabulary.eos, pad=vocabulary.pad)
+    """K responses a prompt, on the mesh; see `sampling.sample`."""
     with jax.set_mesh(self.mesh):
       return sampling.sample(self.model, self.whole(params), ids, mask, key, **how)
 
@@ -100,6 +98,11 @@ def start(
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     model, params, architecture = lora.add(params, architecture, key, **adapters, **options)
     frozen, params = lora.split(params)
+  if len(tokenizer) > architecture.vocab_size:
+    raise ValueError(
+      f"the tokenizer has {len(tokenizer)} tokens and the model {architecture.vocab_size}: set "
+      "tokenizer.path to the one that the model was trained with"
+    )
   scorer = lookup.resolve(config.scorer, "larpo_jax.scorers")
   score = train_step.make_score_step(model=model, scorer=scorer, mesh=mesh)
   session = Session(

@@ -101,7 +101,8 @@ def _supervised(session: Session, params: Any) -> Any:
   drawn = dict(seed=session.config.seed, split="train")
   shown = worlds.ask(session.config.world, "demonstrations", node.examples, **drawn)
   rows = [{"prompt": each.prompt, "response": each.response} for each in shown]
-  data = build(session, _jsonl(session, "demonstrations", rows), dict(name="readers.supervised"))
+  path = _jsonl(session, "demonstrations", rows)
+  data = read(session, "train", path, "readers.supervised")
   return stage.train(
     session,
     "supervised",
@@ -118,12 +119,11 @@ def _supervised(session: Session, params: Any) -> Any:
 def _align(session: Session, params: Any, evaluate: Callable[[Any], Mapping[str, float]]) -> Any:
   """Learns from the preference data of the config."""
   config = session.config
-  data = build(session, config.data.train.path, dict(config.data.reader), config.data.train.split)
   return stage.train(
     session,
     "align",
     params,
-    data,
+    read(session, "train"),
     loss=config.loss,
     optimizer=config.optimizer,
     batch_size=config.data.batch_size,
@@ -137,18 +137,18 @@ def _prompts(session: Session) -> dataset.TokenizedData:
   """What the rounds sample answers to: fresh problems of the world, or the data's prompts."""
   config = session.config
   if config.world is None:
-    return build(session, config.data.train.path, dict(config.data.reader), config.data.train.split)
+    return read(session, "train")
   count = config.rounds.count * config.rounds.prompts
-  return build(session, *_problems(session, "prompts", count, split="train"))
+  return _problems(session, "prompts", count, split="train")
 
 
-def _problems(session: Session, name: str, count: int, *, split: str) -> tuple[str, dict[str, Any]]:
-  """Problems of the world as a file of prompts, and its reader; never the demonstrations' own."""
+def _problems(session: Session, name: str, count: int, *, split: str) -> dataset.TokenizedData:
+  """Problems of the world, by way of a file of prompts; never the demonstrations' own."""
   world = session.config.world
   seed = session.config.seed + 1_000_003
   drawn = worlds.ask(world, "problems", count, seed=seed, split=split)
   rows = [{"prompt": worlds.find(world["name"]).prompt(problem)} for problem in drawn]
-  return _jsonl(session, name, rows), dict(name="readers.prompts")
+  return read(session, "test", _jsonl(session, name, rows), "readers.prompts")
 
 
 def _jsonl(session: Session, name: str, rows: list[dict[str, Any]]) -> str:
@@ -160,16 +160,19 @@ def _jsonl(session: Session, name: str, rows: list[dict[str, Any]]) -> str:
   return os.fspath(path)
 
 
-def build(
-  session: Session, path: Any, reader: Mapping[str, Any], split: str = "", **policy: Any
-) -> dataset.TokenizedData:
-  """Tokenised rows under the limits of config.data, those of `policy` apart."""
-  names = ("max_prompt", "max_response", "overlong", "eos", "candidates", "max_bad_rows", "skip")
-  limits = {name: session.config.data[name] for name in names} | policy
-  limits["skip"] = tuple(limits["skip"])
-  data = dataset.build(
-    path, reader=reader, tokenizer=session.tokenizer, split=split or None, **limits
-  )
+def read(session: Session, which: str, path: str = "", reader: str = "") -> dataset.TokenizedData:
+  """The rows of config.data's train or test, or of another path and reader under its limits."""
+  node = session.config.data.to_dict()
+  if path:
+    node |= {which: dict(path=path, split="", reader=dict(name=reader))}
+  data = dataset.from_node(node, session.tokenizer, which)
+  longest = int((data.prompt_lengths + data.response_lengths).max())
+  positions = json.loads(session.architecture.source).get("max_position_embeddings", longest)
+  if longest > positions:
+    raise ValueError(
+      f"{data.report.source} has rows of {longest} tokens, and the model was made for {positions}: "
+      "lower data.max_prompt or data.max_response"
+    )
   if jax.process_index() == 0:
     print(data.report, file=sys.stderr)
   return data
@@ -189,12 +192,13 @@ def _evaluate(session: Session, start: Any, params: Any) -> dict[str, float]:
 def _written(session: Session, start: Any, params: Any) -> dict[str, float]:
   """What the policy writes to unseen problems of the world."""
   world = worlds.find(session.config.world["name"])
-  data = build(session, *_problems(session, "test", session.config.evaluate.rows, split="test"))
-  size = len(data)
+  data = _problems(session, "test", session.config.evaluate.rows, split="test")
+  size, config = len(data), session.config
+  limit = config.rounds.max_tokens if config.rounds is not None else config.data.max_response
   asked = next(batching.prompt_batches(data, batch_size=size, shuffle=False, shapes=1))
   texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
   return generation.generation(
-    functools.partial(session.sample, max_tokens=session.config.rounds.max_tokens),
+    functools.partial(session.sample, max_tokens=limit, eos=data.end, pad=data.pad),
     lambda params, batch: session.score(session.whole(params), batch),
     params,
     start,
@@ -208,8 +212,7 @@ def _written(session: Session, start: Any, params: Any) -> dict[str, float]:
 def _ranked(session: Session, start: Any, params: Any) -> dict[str, float]:
   """How the policy ranks the labelled responses of the test split."""
   config = session.config
-  test = config.data.test
-  data = build(session, test.path, dict(config.data.reader), test.split)
+  data = read(session, "test")
   attach = stage.cache_reference(session, start, data)
   feed = dict(batch_size=config.data.batch_size, shapes=config.data.shapes, shuffle=False, epochs=1)
   rows, weights = [], []

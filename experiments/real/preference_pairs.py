@@ -34,7 +34,7 @@ def get_config(arg="hh_rlhf_harmless"):
   config.data.batch_size = 16
   config.data.max_prompt = 192
   config.data.max_response = 192
-  config.data.skip = ("null", "equal")
+  config.data.skip = ("null", "empty", "type")  # ties, and answers that are no text
 
   config.loss = dict(name="pairwise.dpo", beta=0.1)
   config.epochs = 2.0

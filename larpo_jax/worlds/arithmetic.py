@@ -120,25 +120,31 @@ def demonstrations(
   *,
   seed: int,
   slip: float = 0.3,
+  hasty: float = 0.0,
   steps: int | tuple[int, int] = 3,
   split: str = "train",
   start: int = 0,
 ) -> list[Demonstration]:
-  """Answers to `problems` of the same arguments, of which a share `slip` goes wrong at one step.
+  """Answers to `problems` of the same arguments; a share `hasty` states the answer at once.
 
-  The step that slips is off by 1, 2 or 10, and what follows is worked faithfully from there, as a
-  person would; so the most likely answer is still the right one, and a model that learns from
-  these has something left to gain. Pure in (seed, index), like the problems.
+  Those are right, but more than a small model can do in its head. Of the others, which work step by
+  step, a share `slip` goes wrong at one step: it is off by 1, 2 or 10, and what follows is worked
+  faithfully from there, as a person would. So a model that learns from these has something left to
+  gain. Pure in (seed, index), like the problems.
   """
-  if not 0 <= slip <= 1:
-    raise ValueError(f"slip={slip} is not a share from 0 to 1")
+  for name, share in (("slip", slip), ("hasty", hasty)):
+    if not 0 <= share <= 1:
+      raise ValueError(f"{name}={share} is not a share from 0 to 1")
   drawn = problems(count, seed=seed, steps=steps, split=split, start=start)
   result = []
   for index, problem in enumerate(drawn, start):
     generator = np.random.default_rng([seed, index, 1])
     slips = generator.random() < slip
     values = _slipped(problem, generator) if slips else problem.values
-    result.append(Demonstration(prompt(problem), _worked(problem, values)))
+    worked = _worked(problem, values)
+    at_once = generator.random() < hasty
+    response = f"={problem.values[-1]}" if at_once else worked
+    result.append(Demonstration(prompt(problem), response))
   return result
 
 
