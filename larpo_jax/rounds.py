@@ -132,9 +132,7 @@ def _sample(
     shard=stage.shard(),
   )
   key = session.key(2, number)
-  how = {
-    name: rounds[name] for name in ("candidates", "max_tokens", "temperature", "top_k", "top_p")
-  }
+  how = {name: rounds[name] for name in SAMPLED} | dict(eos=prompts.end, pad=prompts.pad)
   rows: list[tuple[int, Tokens]] = []
   lines: list[dict[str, Any]] = []
   with writers.Progress(f"retrieve {number}", total=count, unit="batch") as progress:
