@@ -3,10 +3,10 @@ r"""Quickstart: a small language model from nothing, then aligned with LarPO by 
     python -m larpo_jax.main --config experiments/quickstart.py --workdir runs/quickstart
 
 The world is arithmetic in steps: `17+5*2-8:` wants `17+5=22`, `22*2=44`, `44-8=36`, `=36`, a line
-each. A supervised stage learns it from demonstrations of mixed quality: a third state the
-answer at once, which the model cannot do in its head, and some slip at one step. LarPO
-(https://arxiv.org/abs/2502.03699, Algorithm 1) then repeats: sample K answers a prompt, rank them
-by the reward, train with ListMLE against the policy of the round's start.
+each. A supervised stage learns it from demonstrations of mixed quality: some state the answer at
+once, which the model cannot do in its head but, as that is short, takes up readily, and some slip
+at one step. LarPO (https://arxiv.org/abs/2502.03699, Algorithm 1) then repeats: sample K answers a
+prompt, rank them by the reward, train with ListMLE against the policy of the round's start.
 """
 
 from experiments import common
@@ -15,7 +15,7 @@ from experiments import common
 def get_config(arg=""):
   """The page; `:smoke` shrinks it to seconds."""
   config = common.base()
-  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.3)
+  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.12)
   config.reward = dict(name="worlds.arithmetic")
   config.model.shape = dict(
     model_type="llama",
@@ -33,7 +33,7 @@ def get_config(arg=""):
 
   config.optimizer.schedule = "cosine"
   config.optimizer.b2 = 0.98
-  config.supervised = dict(examples=19_200, steps=600, batch_size=32, learning_rate=3e-3)
+  config.supervised = dict(examples=14_400, steps=450, batch_size=32, learning_rate=3e-3)
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
   config.rounds = dict(count=3, prompts=512, candidates=8, temperature=1.0, max_tokens=40)

@@ -31,7 +31,7 @@ def start(workdir, *arguments, cache, **environment):
   """One device and a shared compilation cache, so that a run starts fast."""
   settings = {
     **os.environ,
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    "XLA_FLAGS": " ".join(f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f),
     "JAX_PLATFORMS": "cpu",
     "LARPO_CACHE": str(cache),
     "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled"),
