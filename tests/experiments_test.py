@@ -89,3 +89,33 @@ def test_smoke_trains_on_a_mesh_of_three_axes(path, tmp_path, checkpoint, reques
   for name in ("metrics.jsonl", "config.json", "export/model.safetensors", "export/config.json"):
     assert (tmp_path / "run" / name).exists(), name
   assert list((tmp_path / "run").rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+  "point",
+  [
+    {"model.lora.rank": 4, "reference.cache": False, "accumulation": 2},
+    {"model.dtype": "bfloat16", "model.remat": "dots", "model.scan": False},
+    {"loss": ({"name": "pairwise.dpo", "beta": 0.2}, {"name": "pointwise.sft", "weight": 0.1})},
+    {"optimizer": {"name": "lion", "learning_rate": 1e-5}, "evaluate.every": 1},
+  ],
+  ids=["adapters and a live reference", "bfloat16", "a weighted sum", "lion"],
+)
+def test_settings_that_change_how_a_run_is_put_together(point, tmp_path, checkpoint):
+  rows = [{"prompt": f"q{i}:", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(16)]
+  data = tmp_path / "pairs.jsonl"
+  data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  page = load(ROOT / "experiments" / "real" / "preference_pairs.py")
+  config = override(page.get_config("smoke"), point)
+  config.model.path = str(checkpoint)
+  config.data.reader = dict(name="readers.pairs")
+  config.data.train.path = config.data.test.path = str(data)
+  config.data.batch_size = 16
+  config.reference.cache_dir = str(tmp_path / "cache")
+  train.run(config_lib.validate(config), str(tmp_path / "run"))
+  metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+  steps = [row for row in metrics if row["stage"] == "align" and "loss" in row]
+  assert [row["step"] for row in steps] == [1, 2]
+  assert steps[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5), "the reference is the start"
+  assert (tmp_path / "run" / "export" / "model.safetensors").exists()
+  assert (tmp_path / "run" / "adapters").exists() == ("model.lora.rank" in point)
