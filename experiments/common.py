@@ -43,7 +43,8 @@ def base():
   config.data.shapes = 4  # (prompt, response) lengths that batches are padded to, at most
   config.data.eos = True  # responses end in one EOS that is trained on
 
-  config.loss = dict(name="pairwise.dpo", beta=0.1)  # or a tuple of such, each with a weight
+  # One kernel; or, after del config.loss, a tuple of them with a weight each.
+  config.loss = dict(name="pairwise.dpo", beta=0.1)
   config.reference = dict(cache=True, cache_dir="")  # reference log-probs on disk; "": beside data
 
   config.optimizer = ml_collections.ConfigDict()

@@ -33,7 +33,7 @@ def get_config(arg=""):
 
   config.optimizer.schedule = "cosine"
   config.optimizer.b2 = 0.98
-  config.supervised = dict(examples=14_400, steps=450, batch_size=32, learning_rate=3e-3)
+  config.supervised = dict(examples=19_200, steps=600, batch_size=32, learning_rate=3e-3)
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
   config.rounds = dict(count=3, prompts=512, candidates=8, temperature=1.0, max_tokens=40)

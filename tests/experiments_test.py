@@ -33,6 +33,8 @@ def override(config, point):
     node = config
     for name in way:
       node = node[name]
+    if last in node:
+      del node[last]  # a value of another type may take its place
     node[last] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
   return config
 

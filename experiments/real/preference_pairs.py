@@ -32,12 +32,12 @@ def get_config(arg="hh_rlhf_harmless"):
   config.data.test.path = common.data(name, "test")
   config.data.reader = dict(name="readers.pairs", **READERS[name])
   config.data.batch_size = 16
-  config.data.max_prompt = 192
-  config.data.max_response = 192
+  config.data.max_prompt = 96
+  config.data.max_response = 96
   config.data.skip = ("null", "empty", "type")  # ties, and answers that are no text
 
   config.loss = dict(name="pairwise.dpo", beta=0.1)
-  config.epochs = 2.0
+  config.epochs = 1.0
   config.optimizer.learning_rate = 1e-4
   return common.smoke(config) if size == "smoke" else config
 

@@ -36,12 +36,12 @@ def get_config(arg="oasst_ranked"):
   config.data.reader = dict(name="readers.lists", **READERS[name])
   config.data.candidates = 8
   config.data.batch_size = 8
-  config.data.max_prompt = 192
-  config.data.max_response = 192
+  config.data.max_prompt = 96
+  config.data.max_response = 96
   config.data.skip = ("all_tied", "one_candidate")  # such lists prefer nothing
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
-  config.epochs = 3.0
+  config.epochs = 1.0
   config.optimizer.learning_rate = 1e-4
   return common.smoke(config) if size == "smoke" else config
 
