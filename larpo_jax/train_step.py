@@ -254,11 +254,11 @@ def preflight(policy: LogProbs, batch: Batch, loss: Loss, *, tolerance: float = 
 
   policy is what training starts from, scored on the batch; the reference is the batch's, or the
   policy itself where it is not cached. The value there is known: log 2 for a pair, log K! for
-  ListMLE. Only kernels that read the reference are looked at. tolerance is relative; 1e-3 and more
-  is right for a model that computes in bfloat16.
+  ListMLE; in general it is the loss of the policy against itself, which a kernel that reads no
+  reference has anyway. tolerance is relative; 1e-3 and more is right for a model that computes in
+  bfloat16.
   """
-  read = tuple(pair for pair in kernels(loss) if needs_reference([pair]))
-  value, known, gap, row = jax.device_get(_at_reference(policy, batch, read))
+  value, known, gap, row = jax.device_get(_at_reference(policy, batch, tuple(kernels(loss))))
   if not abs(value - known) <= tolerance * max(1.0, abs(known)):
     raise ValueError(
       f"before the first step the loss is {value:.6g}, and has to be {known:.6g}, as policy and "
@@ -277,4 +277,5 @@ def _at_reference(policy: LogProbs, batch: Batch, loss: Loss) -> tuple[jax.Array
   reference = same if batch.reference is None else _reference_of(batch, batch.reference)
   value, known = (reduced(loss, policy, other, batch)[0] for other in (reference, same))
   gap = jnp.max(jnp.abs(same.token - reference.token), axis=(1, 2))  # [B]
+  gap = jnp.where(batch.weight > 0, gap, 0.0)
   return value, known, jnp.max(gap), batch.row[jnp.argmax(gap)]

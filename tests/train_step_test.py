@@ -218,6 +218,7 @@ def test_micro_batches_are_exact_for_every_kernel(drawn):
 @pytest.mark.parametrize("where", ["reference", "loss", "gradient"])
 def test_a_step_that_is_not_finite_is_as_if_it_never_was(drawn, where):
   params, reference, batch = drawn
+  batch.response_mask[3, 0, 0] = 1  # something has to be poisoned
   good = batch.replace(cond=np.zeros(8, np.float32))
   bad = good.replace(cond=np.eye(8, dtype=np.float32)[3] * (where != "reference"))
   token = np.array(toy.bigrams(None, reference, batch).token)
