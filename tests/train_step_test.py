@@ -301,6 +301,16 @@ def test_a_reference_that_is_missing_and_one_that_nobody_reads(drawn):
   assert np.isfinite(metrics["loss"])
 
 
+def test_a_cached_reference_is_zero_where_masked_whatever_the_cache_holds(drawn):
+  _, reference, batch = drawn
+  wanted = toy.bigrams(None, reference, batch).token
+  cached = batch.replace(reference=np.where(batch.response_mask > 0, wanted, np.nan))
+  parts = dict(model=None, scorer=toy.bigrams, loss=pairwise.dpo)
+  found = train_step.reference_logprobs(None, cached, **parts)
+  np.testing.assert_array_equal(found.token, wanted)
+  np.testing.assert_array_equal(found.mask, batch.response_mask)
+
+
 def test_micro_batches_that_do_not_divide_the_batch_are_refused(drawn):
   params, reference, batch = drawn
   with pytest.raises(ValueError, match=r"accumulation=3 .* 8 prompts"):
