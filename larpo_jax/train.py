@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import json
 import os
@@ -20,7 +21,7 @@ from larpo_jax.data import batching, dataset
 from larpo_jax.evaluators import generation, preference
 from larpo_jax.models import huggingface, lora
 from larpo_jax.session import Session
-from larpo_jax.types import Metrics
+from larpo_jax.types import Array, Batch, LogProbs, Metrics
 
 SHOWN = {  # what the table shows, in this order, and how it is called there
   "gold/reward": "gold reward",
@@ -219,16 +220,18 @@ def _ranked(session: Session, start: Any, params: Any) -> dict[str, float]:
   for batch in batching.batches(data, shard=stage.shard(), attach=attach, **feed):
     session.poll()
     placed = session.put(batch)
-    metrics = _rank(session.score(session.whole(params), placed), placed)
+    policy = session.score(session.whole(params), placed)
+    # The start is its own reference: exactly, not but for what rounding makes of the cache.
+    reference = policy.token if params is start else placed.reference
+    metrics = _rank(policy, reference, placed)
     rows.append(stage.gathered(metrics))
     weights.append(stage.gathered(placed.weight) * rows[-1].pop("ordered"))
   return generation.mean_by_weight(rows, weights)
 
 
 @jax.jit
-def _rank(policy: Any, batch: Any) -> Metrics:
-  reference = policy.replace(token=batch.reference)
-  return preference.ranking(policy, reference, batch)
+def _rank(policy: LogProbs, reference: Array, batch: Batch) -> Metrics:
+  return preference.ranking(policy, dataclasses.replace(policy, token=reference), batch)
 
 
 def _show(summary: Mapping[str, Mapping[str, float]]) -> None:
