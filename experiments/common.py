@@ -39,6 +39,10 @@ def base():
   config.data.max_response = 512  # tokens
   config.data.overlong = "truncate"  # or "drop": the responses, or lists, that are too long
   config.data.max_bad_rows = 0  # more bad rows than this stop the run
+  config.data.chat = False  # plain texts become a user's and an assistant's turn
+  config.data.loss_on = "last"  # or "all_assistant": every turn of the assistant is trained on
+  config.data.boundary = "joint"  # or "apart": prompt and response are tokenised on their own
+  config.data.max_merged = 0.1  # share of rows whose prompt may merge with the response
   config.data.skip = ()  # kinds of bad rows that are left out without being counted as bad
   config.data.shapes = 4  # (prompt, response) lengths that batches are padded to, at most
   config.data.eos = True  # responses end in one EOS that is trained on

@@ -31,6 +31,7 @@ def get_config(arg="hh_rlhf_harmless"):
   config.data.train.path = common.data(name, "train")
   config.data.test.path = common.data(name, "test")
   config.data.reader = dict(name="readers.pairs", **READERS[name])
+  config.data.chat = True  # plain prompts go through the tokenizer's template too
   config.data.batch_size = 16
   config.data.max_prompt = 96
   config.data.max_response = 96

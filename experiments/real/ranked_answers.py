@@ -35,6 +35,7 @@ def get_config(arg="oasst_ranked"):
   config.data.test.path = common.data(name, "test")
   config.data.reader = dict(name="readers.lists", **READERS[name])
   config.data.candidates = 8
+  config.data.chat = True  # plain prompts go through the tokenizer's template too
   config.data.batch_size = 8
   config.data.max_prompt = 96
   config.data.max_response = 96
