@@ -1,13 +1,17 @@
-"""A model small enough to compile at once, and a loss that couples the prompts of a batch."""
+"""For tests of the step: a model that compiles at once, a loss that couples prompts, measures."""
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tiny_models import VOCABULARY
 
+from larpo_jax import sharding
 from larpo_jax.types import LogProbs
 
+# One step of plain descent at rate 1 moves the parameters by their gradient.
+DESCENT = optax.sgd(1.0)
 RULES = {"embed": "fsdp", "mlp": "tensor", "vocab": "tensor"}
 RULES |= {"heads": "tensor", "kv_heads": "tensor"}
 
@@ -44,3 +48,32 @@ def sorted_pairs(policy, reference, batch):
 
 
 sorted_pairs.couples_prompts = True
+
+
+def mesh_of(data=1, fsdp=1, tensor=1):
+  count = data * fsdp * tensor
+  return sharding.make_mesh(dict(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[:count])
+
+
+def host(tree):
+  return jax.tree.map(np.asarray, tree)
+
+
+def close(found, wanted, tolerance=1e-5):
+  """Within tolerance of the largest number of each leaf."""
+  pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+  for one, other in pairs:
+    one, other = np.asarray(one), np.asarray(other)
+    scale = max(1.0, float(np.max(np.abs(other))))
+    np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * scale)
+
+
+def weighted(batch, seed):
+  """The batch with a row that does not count, a short list, and rows that weigh differently."""
+  rng = np.random.default_rng(seed)
+  weight = rng.uniform(0.5, 2.0, batch.weight.shape).astype(np.float32)
+  weight[1] = 0.0
+  valid = batch.valid.copy()
+  valid[2, -1] = False
+  mask = batch.response_mask * valid[..., None]
+  return batch.replace(weight=weight, valid=valid, response_mask=mask)
