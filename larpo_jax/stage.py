@@ -139,7 +139,8 @@ def _initial(session: Session, params: Any, chain: Any) -> tuple[train_step.Trai
 def _preflight(session: Session, params: Any, batch: Batch, kernels: Loss) -> None:
   policy = session.score(session.whole(params), batch)
   with jax.set_mesh(session.mesh):
-    train_step.preflight(policy, batch, kernels)
+    tolerance = 1e-4 if session.config.model.dtype == "float32" else 1e-2
+    train_step.preflight(policy, batch, kernels, tolerance=tolerance)
 
 
 def shard() -> tuple[int, int]:

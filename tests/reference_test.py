@@ -96,7 +96,7 @@ def test_cached_is_on_the_fly(seed, tmp_path, devices):
     for batch in some:
       there = batch.valid[..., None] & (batch.weight > 0)[:, None, None]
       wanted = np.asarray(live(params, batch).token) * there
-      np.testing.assert_allclose(attach(batch).reference, wanted, atol=1e-6)
+      np.testing.assert_allclose(attach(batch).reference, wanted, rtol=1e-6, atol=1e-6)
       assert np.abs(wanted).max() > 1
 
 
