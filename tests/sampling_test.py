@@ -15,7 +15,7 @@ from larpo_jax import sampling, sharding
 from larpo_jax.scorers import tokens
 
 FIXED = dict(candidates=3, max_tokens=7, eos=VOCABULARY, pad=0)  # an end that is never reached
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 def sample(model, params, prompt, mask, key, rows=None, **options):
