@@ -15,7 +15,7 @@ from experiments import common
 def get_config(arg=""):
   """The page; `:smoke` shrinks it to seconds."""
   config = common.base()
-  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.12)
+  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.1)
   config.reward = dict(name="worlds.arithmetic")
   config.model.shape = dict(
     model_type="llama",
@@ -29,11 +29,11 @@ def get_config(arg=""):
   )
   config.data.max_prompt = 16
   config.data.max_response = 48
-  config.data.shapes = 2
+  config.data.shapes = 1
 
   config.optimizer.schedule = "cosine"
   config.optimizer.b2 = 0.98
-  config.supervised = dict(examples=19_200, steps=600, batch_size=32, learning_rate=3e-3)
+  config.supervised = dict(examples=25_600, steps=800, batch_size=32, learning_rate=3e-3)
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
   config.rounds = dict(count=3, prompts=512, candidates=8, temperature=1.0, max_tokens=40)
