@@ -15,7 +15,7 @@ from experiments import common
 def get_config(arg=""):
   """The page; `:smoke` shrinks it to seconds."""
   config = common.base()
-  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.1)
+  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.15)
   config.reward = dict(name="worlds.arithmetic")
   config.model.shape = dict(
     model_type="llama",
@@ -36,10 +36,10 @@ def get_config(arg=""):
   config.supervised = dict(examples=25_600, steps=800, batch_size=32, learning_rate=3e-3)
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
-  config.rounds = dict(count=3, prompts=512, candidates=8, temperature=1.0, max_tokens=40)
+  config.rounds = dict(count=2, prompts=512, candidates=8, temperature=1.0, max_tokens=40)
   config.data.batch_size = 32
   config.epochs = 1.0
-  config.optimizer.learning_rate = 2e-4
+  config.optimizer.learning_rate = 1.5e-4
   config.evaluate.rows = 256
   return common.smoke(config) if arg == "smoke" else config
 
