@@ -41,6 +41,7 @@ def get_config(arg=""):
   config.epochs = 1.0
   config.optimizer.learning_rate = 1.5e-4
   config.evaluate.rows = 256
+  config.log_every = 1
   return common.smoke(config) if arg == "smoke" else config
 
 
