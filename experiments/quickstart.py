@@ -7,6 +7,9 @@ each. A supervised stage learns it from demonstrations of mixed quality: some st
 once, which the model cannot do in its head but, as that is short, takes up readily, and some slip
 at one step. LarPO (https://arxiv.org/abs/2502.03699, Algorithm 1) then repeats: sample K answers a
 prompt, rank them by the reward, train with ListMLE against the policy of the round's start.
+
+Three minutes on two CPU cores. Measured at seed 0, greedy on 256 unseen problems: gold reward
+0.054 -> 0.674 after one round -> 0.647 after two, KL to the start 0.70 nats.
 """
 
 from experiments import common
