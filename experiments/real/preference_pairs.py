@@ -7,8 +7,8 @@ The argument names one of the sets below, under $LARPO_DATA (default ../shared/d
 own: any of them with --config.data.train.path=FILE --config.data.test.path=FILE and, where its
 columns have other names, --config.data.reader.prompt=COLUMN and so on.
 
-Two to six minutes on two CPU cores with a 5.7M-parameter checkpoint; held-out preference accuracy of
-the implicit reward went from 0.500 to 0.677 on pandalm_pairs, and to 0.611 in 40 steps on
+Two to six minutes on two CPU cores with a 5.7M-parameter checkpoint; held-out preference accuracy
+of the implicit reward went from 0.500 to 0.677 on pandalm_pairs, and to 0.611 in 40 steps on
 hh_rlhf_harmless (99 and 234 pairs).
 
 DPO: https://arxiv.org/abs/2305.18290.
