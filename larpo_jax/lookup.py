@@ -16,16 +16,20 @@ from typing import Any
 def resolve(spec: Mapping[str, Any], package: str) -> Callable[..., Any]:
   """Turns `dict(name="listwise.listmle", beta=0.1)` into the function with its arguments bound.
 
-  package is where names start, such as "larpo_jax.losses". Raises ValueError that lists the right
-  names when the name is wrong, the accepted arguments when an argument is, and the missing ones
-  when an argument without a default is not given. Attributes of the function are kept.
+  package is where names start, such as "larpo_jax.losses". A wrapper, a function whose first
+  argument is `kernel`, makes a function from a function: its spec holds another one, as in
+  `dict(name="wrappers.robust", epsilon=0.1, kernel=dict(name="pairwise.ipo"))`.
+  Raises ValueError that lists the right names when the name is wrong, the accepted arguments when
+  an argument is, and the missing ones when an argument without a default is not given. Attributes
+  of the function are kept.
   """
   arguments = dict(spec)
   name = arguments.pop("name", None)
   if not isinstance(name, str) or not name:
     raise ValueError(f"a spec needs a name from {package}, such as {_example(package)}; got {spec}")
-  function = _find(name, package)
+  function = find(name, package)
   accepted = keywords(function)
+  inner: Any = arguments.pop("kernel", None) if wraps(function) else None
   for key in arguments:
     if key not in accepted:
       listed = ", ".join(accepted) or "none"
@@ -33,6 +37,10 @@ def resolve(spec: Mapping[str, Any], package: str) -> Callable[..., Any]:
   missing = [key for key, default in accepted.items() if default is _NONE and key not in arguments]
   if missing:
     raise ValueError(f"{name} needs {', '.join(missing)}; give it in the spec beside the name")
+  if wraps(function):
+    if not hasattr(inner, "keys"):
+      raise ValueError(f"{name} wraps another function: give its spec, kernel=dict(name=...)")
+    return function(resolve(inner, package), **arguments)
   if not arguments:
     return function
   return functools.wraps(function)(functools.partial(function, **arguments))
@@ -66,11 +74,19 @@ def keywords(function: Callable[..., Any]) -> dict[str, Any]:
   return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def wraps(function: Callable[..., Any]) -> bool:
+  """Whether a function makes a kernel from a kernel: its first argument is called that."""
+  return next(iter(inspect.signature(function).parameters), "") == "kernel"
+
+
 _NONE = inspect.Parameter.empty
 
 
-def _find(name: str, package: str) -> Callable[..., Any]:
-  """Imports the one module that is named; the others only to say what there is."""
+def find(name: str, package: str) -> Callable[..., Any]:
+  """The function that is named; raises ValueError that lists the right names.
+
+  Imports the one module that is named, the others only to say what there is.
+  """
   module, _, attribute = name.rpartition(".")
   path = f"{package}.{module}"
   hidden = any(not part.isidentifier() or part.startswith("_") for part in name.split("."))

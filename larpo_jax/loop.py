@@ -82,12 +82,13 @@ def fit(
   evaluate: Callable[[Any], Mapping[str, float]] | None = None,
   flops_per_token: float = 0.0,
   peak_flops: float = 0.0,
+  meta: Mapping[str, str] | None = None,
 ) -> TrainState:
   """Trains from the latest good checkpoint, or from state, to plan.steps.
 
-  name is the stage that metrics are written under, rate the learning rate of a step. Metrics are
-  read one step late, so that the device never waits for the host. Raises Diverged, or Preempted
-  once all is saved.
+  name is the stage that metrics are written under, rate the learning rate of a step, meta what
+  every checkpoint says of itself. Metrics are read one step late, so that the device never waits
+  for the host. Raises Diverged, or Preempted once all is saved.
   """
   start = 0
   restored = outlet.store.restore(state)
@@ -117,7 +118,9 @@ def fit(
       if evaluates:
         outlet.writer.write(done, named(evaluate(state.params)), stage=name)  # type: ignore[misc]
       if stop or saves or done == plan.steps:
-        outlet.store.save(done, state, data=batches.get_state(), meta={"stage": name})
+        outlet.store.save(
+          done, state, data=batches.get_state(), meta={"stage": name, **(meta or {})}
+        )
       if stop and done < plan.steps:
         outlet.store.wait()
         raise Preempted(

@@ -43,22 +43,27 @@ def summed(objective: Callable[[Any, Batch], Value], params: Any, batch: Batch, 
 def coupled(
   score: Callable[[Any, Batch], LogProbs],
   reference: Callable[[Batch], LogProbs],
-  loss: Callable[[LogProbs, LogProbs, Batch], Value],
+  loss: Callable[[LogProbs, LogProbs, Batch], tuple[jax.Array, Any]],
   params: Any,
   batch: Batch,
   count: int,
 ):
-  """(value, metrics, gradient) where the loss is a function of the whole batch, in `count` parts.
+  """(value, what else the loss gives, gradient) where the loss is one of the whole batch.
 
-  Two passes: the log-probs of all parts, the loss and its slope in them on the whole batch, then
-  one vector-Jacobian product a part. Exact for every loss, at the price of a second forward.
+  In one part it is plain differentiation. In several, two passes: the log-probs of all parts, the
+  loss and its slope in them on the whole batch, then one vector-Jacobian product a part. Exact for
+  every loss, at the price of a second forward.
   """
+  if count == 1:
+    whole = lambda params: loss(score(params, batch), reference(batch), batch)  # noqa: E731
+    (value, others), gradient = jax.value_and_grad(whole, has_aux=True)(params)
+    return value, others, gradient
   parts = split(batch, count)
   policy = _joined(jax.lax.map(lambda part: score(params, part), parts))
   fixed = _joined(jax.lax.map(reference, parts))
   on_whole_batch = lambda outputs: loss(policy.replace(**outputs), fixed, batch)  # noqa: E731
   value_and_slope = jax.value_and_grad(on_whole_batch, has_aux=True)
-  (value, metrics), slope = value_and_slope(_outputs(policy))
+  (value, others), slope = value_and_slope(_outputs(policy))
 
   def add(gradient, part_and_slope):
     part, pulled = part_and_slope
@@ -67,7 +72,7 @@ def coupled(
 
   zeros = jax.tree.map(jnp.zeros_like, params)
   gradient, _ = jax.lax.scan(add, zeros, (parts, split(slope, count)))
-  return value, metrics, gradient
+  return value, others, gradient
 
 
 def split(batch: Any, count: int) -> Any:

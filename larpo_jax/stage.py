@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import functools
 import json
 import math
+import textwrap
 from typing import Any
 
 import jax
@@ -16,8 +17,8 @@ import numpy as np
 from larpo_jax import (
   checkpoints,
   hardware,
-  lookup,
   loop,
+  objective,
   optimizers,
   sharding,
   train_step,
@@ -25,8 +26,8 @@ from larpo_jax import (
 )
 from larpo_jax.data import batching, dataset, reference
 from larpo_jax.models import transformer
+from larpo_jax.objective import Loss
 from larpo_jax.session import Session
-from larpo_jax.train_step import Loss
 from larpo_jax.types import Batch, LogProbs
 
 
@@ -52,18 +53,21 @@ def train(
   config = session.config
   order = batching.schedule(data, batch_size=batch_size, shapes=config.data.shapes)
   steps = steps if steps >= 0 else max(1, math.ceil(epochs * order.per_epoch))
-  kernels = objective(loss)
+  kernels = objective.resolve(loss)
+  formula, digest = objective.describe(loss)
+  if jax.process_index() == 0:
+    print(f"{name}: objective {digest}\n{textwrap.indent(formula, '  ')}", flush=True)
   chain, rate = optimizers.build(optimizer, steps, params)
-  state, placed = _initial(session, params, chain)
+  state, placed = _initial(session, params, chain, kernels)
   store = checkpoints.Store(session.workdir / "checkpoints" / name, keep=config.checkpoint.keep)
   try:
     if (store.steps() or [-1])[-1] >= steps:
       restored = store.restore(state)
       if restored is not None and restored.step >= steps:
         return restored.state.params
-    reads = train_step.needs_reference(kernels)
+    reads = objective.needs_reference(kernels)
     attach = cache_reference(session, params, data) if reads and config.reference.cache else None
-    live = params if reads and attach is None else None
+    live = params if reads and (attach is None or objective.asks(kernels, "kl")) else None
     feed = dict(batch_size=batch_size, seed=config.seed, shapes=config.data.shapes)
     batches = batching.batches(data, shard=shard(), attach=attach, **feed)
     if reads:
@@ -88,22 +92,12 @@ def train(
       outlet=loop.Outlet(store, session.writer, session.guard),
       rate=rate,
       evaluate=evaluate,
+      meta={"objective": formula, "objective_digest": digest},
       flops_per_token=6.0 * transformer.matmul_params(session.architecture),
       peak_flops=hardware.peak_flops(jnp.dtype(config.model.dtype)),
     ).params
   finally:
     store.close()
-
-
-def objective(spec: Any) -> Loss:
-  """The kernels that a spec node, or a sequence of nodes with a `weight` each, names."""
-  nodes = [spec] if hasattr(spec, "keys") else list(spec)
-  found = []
-  for node in nodes:
-    arguments = dict(node)
-    weight = float(arguments.pop("weight", 1.0))
-    found.append((weight, lookup.resolve(arguments, "larpo_jax.losses")))
-  return found
 
 
 def cache_reference(
@@ -128,9 +122,11 @@ def cache_reference(
   return reference.attach(cache)
 
 
-def _initial(session: Session, params: Any, chain: Any) -> tuple[train_step.TrainState, Any]:
+def _initial(
+  session: Session, params: Any, chain: Any, loss: Loss
+) -> tuple[train_step.TrainState, Any]:
   """A fresh state, made where it lives, and its shardings. It shares no memory with params."""
-  make = functools.partial(train_step.init, optimizer=chain)
+  make = functools.partial(train_step.init, optimizer=chain, loss=loss)
   abstract = jax.eval_shape(make, params)
   placed = sharding.named_shardings(abstract, session.mesh, session.config.rules)
   return jax.jit(make, out_shardings=placed)(params), placed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from larpo_jax import masked, micro_batches, sharding
-from larpo_jax.types import Array, Batch, Kernel, LogProbs, Metrics, Scorer
-
-Loss = Kernel | Sequence[tuple[float, Kernel]]  # one kernel, or a weighted sum of several
+from larpo_jax import micro_batches, sharding
+from larpo_jax import objective as objectives
+from larpo_jax.objective import Loss, Statistics
+from larpo_jax.types import Array, Batch, LogProbs, Metrics, Scorer
 
 
 @struct.dataclass
@@ -25,31 +25,50 @@ class TrainState:
   opt_state: Any
   step: jax.Array  # int32 []: optimiser steps, the skipped ones included
   skipped: jax.Array  # int32 []: non-finite steps in a row, up to now
+  statistics: Statistics = ()  # what each kernel of the loss carries from step to step
 
 
-def init(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-  """The state before the first step: copies, so that params may go on as the reference."""
+def init(
+  params: Any, optimizer: optax.GradientTransformation, loss: Loss | None = None
+) -> TrainState:
+  """The state before the first step: copies, so that params may go on as the reference.
+
+  A loss that carries statistics has to be given.
+  """
   params = jax.tree.map(jnp.copy, params)
   zero = jnp.zeros((), jnp.int32)
-  return TrainState(params=params, opt_state=optimizer.init(params), step=zero, skipped=zero + 0)
+  return TrainState(
+    params=params,
+    opt_state=optimizer.init(params),
+    step=zero,
+    skipped=zero + 0,
+    statistics=() if loss is None else objectives.initial(loss),
+  )
 
 
 def objective(
   params: Any, reference_params: Any, batch: Batch, *, model: Any, scorer: Scorer, loss: Loss
 ) -> tuple[jax.Array, Metrics]:
   """The weighted mean loss over the prompts of a batch, and the weighted mean of each metric."""
-  policy = scorer(model, params, batch)
-  reference = reference_logprobs(reference_params, batch, model=model, scorer=scorer, loss=loss)
-  return reduced(loss, policy, reference, batch)
+  parts = dict(model=model, scorer=scorer, loss=loss)
+  policy = policy_logprobs(params, reference_params, batch, **parts)
+  reference = reference_logprobs(reference_params, batch, **parts)
+  value, (metrics, _) = objectives.mean(loss, policy, reference, batch)
+  return value, metrics
 
 
-def reduced(
-  loss: Loss, policy: LogProbs, reference: LogProbs, batch: Batch
-) -> tuple[jax.Array, Metrics]:
-  """The one place where anything is reduced over prompts: the mean, by their weights."""
-  per_prompt, metrics = evaluate(loss, policy, reference, batch)
-  mean = lambda x: masked.weighted_mean(x, batch.weight)  # noqa: E731
-  return mean(per_prompt), jax.tree.map(mean, metrics)
+def policy_logprobs(
+  params: Any, reference_params: Any, batch: Batch, *, model: Any, scorer: Scorer, loss: Loss
+) -> LogProbs:
+  """What the policy says of a batch, with the fields that kernels of the loss ask for."""
+  asked: dict[str, Any] = {}
+  if objectives.asks(loss, "kl"):
+    if reference_params is None:
+      raise ValueError("this loss needs the reference's weights: its cached log-probs do not do")
+    asked["reference"] = reference_params
+  if objectives.asks(loss, "collision"):
+    asked["collision"] = True
+  return scorer(model, params, batch, **asked)
 
 
 def reference_logprobs(
@@ -58,7 +77,7 @@ def reference_logprobs(
   """Cached in the batch, computed from the reference's weights, or zeros if no kernel reads it."""
   if batch.reference is not None:
     return _reference_of(batch, batch.reference)
-  if not needs_reference(loss):
+  if not objectives.needs_reference(loss):
     return _reference_of(batch, jnp.zeros(batch.response_mask.shape, jnp.float32))
   if reference_params is None:
     raise ValueError("this loss needs a reference: give its weights, or its log-probs in the batch")
@@ -75,73 +94,47 @@ def join(params: Any, frozen: Any) -> Any:
   return params if frozen is None else nnx.merge_state(frozen, params)
 
 
-def kernels(loss: Loss) -> list[tuple[float, Kernel]]:
-  """A loss as weighted kernels."""
-  return [(1.0, loss)] if callable(loss) else list(loss)
-
-
-def needs_reference(loss: Loss) -> bool:
-  """Whether any kernel of the loss reads the reference."""
-  return any(getattr(kernel, "needs_reference", True) for _, kernel in kernels(loss))
-
-
-def couples_prompts(loss: Loss) -> bool:
-  """Whether the loss of one prompt depends on the other prompts of the batch."""
-  return any(getattr(kernel, "couples_prompts", False) for _, kernel in kernels(loss))
-
-
-def evaluate(
-  loss: Loss, policy: LogProbs, reference: LogProbs, batch: Batch
-) -> tuple[jax.Array, Metrics]:
-  """The weighted sum of the kernels, [B], and the metrics of all of them, {name: [B]}.
-
-  Raises ValueError when a kernel returns anything that is not one number a prompt.
-  """
-  total = jnp.zeros(batch.weight.shape, jnp.float32)
-  gathered: Metrics = {}
-  for weight, kernel in kernels(loss):
-    per_prompt, metrics = kernel(policy, reference, batch)
-    for name, value in {"the loss": per_prompt, **metrics}.items():
-      if jnp.shape(value) != jnp.shape(batch.weight):
-        raise ValueError(
-          f"{name} of {getattr(kernel, '__name__', kernel)} has shape {jnp.shape(value)}, and has "
-          f"to be one number a prompt, {jnp.shape(batch.weight)}; the step takes the mean"
-        )
-    total += weight * per_prompt
-    gathered = {**metrics, **gathered}
-  return total, gathered
-
-
 def value_and_gradient(
   params: Any,
   reference_params: Any,
   batch: Batch,
   accumulation: int = 1,
+  statistics: Statistics = (),
   *,
   model: Any,
   scorer: Scorer,
   loss: Loss,
-) -> tuple[jax.Array, Metrics, Any]:
-  """`objective` and its gradient, computed in so many micro-batches; their number changes nothing.
+) -> tuple[jax.Array, Metrics, Any, Statistics]:
+  """`objective`, its metrics, its gradient, and what the kernels carry on, in micro-batches.
 
-  Raises ValueError when accumulation does not divide the batch.
+  The number of micro-batches, `accumulation`, changes nothing. Raises ValueError when it does not
+  divide the batch.
   """
   parts = dict(model=model, scorer=scorer, loss=loss)
-  if not couples_prompts(loss):
+  carries = any(statistics)
+  if not carries and not objectives.couples_prompts(loss):
     mean = lambda params, batch: objective(params, reference_params, batch, **parts)  # noqa: E731
-    return micro_batches.summed(mean, params, batch, accumulation)
-  score = functools.partial(scorer, model)
+    return *micro_batches.summed(mean, params, batch, accumulation), statistics
+  score = lambda params, batch: policy_logprobs(params, reference_params, batch, **parts)  # noqa: E731
   reference = lambda batch: reference_logprobs(reference_params, batch, **parts)  # noqa: E731
-  whole = functools.partial(reduced, loss)
-  return micro_batches.coupled(score, reference, whole, params, batch, accumulation)
+  whole = functools.partial(objectives.mean, loss, statistics=statistics if carries else None)
+  value, (metrics, carried), gradient = micro_batches.coupled(
+    score, reference, whole, params, batch, accumulation
+  )
+  return value, metrics, gradient, carried if carries else statistics
 
 
 def update(
-  state: TrainState, value: jax.Array, gradient: Any, optimizer: optax.GradientTransformation
+  state: TrainState,
+  value: jax.Array,
+  gradient: Any,
+  optimizer: optax.GradientTransformation,
+  statistics: Statistics = (),
 ) -> tuple[TrainState, jax.Array]:
   """The next state and the norm of the gradient, before any clipping.
 
-  Where value or gradient are not finite, parameters and optimiser state stay as they are.
+  Where value or gradient are not finite, parameters, optimiser state and the kernels' statistics
+  stay as they are.
   """
   norm = optax.tree.norm(gradient)
   updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -153,6 +146,7 @@ def update(
     opt_state=jax.tree.map(keep, opt_state, state.opt_state),
     step=state.step + 1,
     skipped=jnp.where(finite, 0, state.skipped + 1),
+    statistics=jax.tree.map(keep, statistics, state.statistics),
   )
   return new, norm
 
@@ -174,21 +168,29 @@ def make_train_step(
 
   shardings is the state's tree of shardings (default: as the first state's arrays lie on the mesh).
   accumulation is how many micro-batches a batch is cut into; it changes memory, and nothing else.
-  A step whose loss or gradient is not finite leaves parameters and optimiser state as they were
-  and counts as skipped. step.lower(...) is what jax.jit's is. Raises ValueError when accumulation
-  does not divide the batch, and what `evaluate` raises.
+  A step whose loss or gradient is not finite leaves parameters, optimiser state and statistics as
+  they were and counts as skipped. step.lower(...) is what jax.jit's is. Raises ValueError when
+  accumulation does not divide the batch, when the loss carries statistics and the state has none,
+  and what `objective.evaluate` raises.
   """
+  carries = any(objectives.initial(loss))
 
   def step(
     state: TrainState, reference: Any, batch: Batch, frozen: Any = None
   ) -> tuple[TrainState, Metrics]:
-    def whole(model: Any, params: Any, batch: Batch) -> LogProbs:
-      return scorer(model, join(params, frozen), batch)
+    if carries and not any(state.statistics):
+      raise ValueError("this loss carries statistics: make the state with init(..., loss)")
 
-    value, metrics, gradient = value_and_gradient(
-      state.params, reference, batch, accumulation, model=model, scorer=whole, loss=loss
+    def whole(model: Any, params: Any, batch: Batch, **asked: Any) -> LogProbs:
+      if "reference" in asked:
+        asked["reference"] = join(asked["reference"], frozen)
+      return scorer(model, join(params, frozen), batch, **asked)
+
+    parts = dict(model=model, scorer=whole, loss=loss)
+    value, metrics, gradient, statistics = value_and_gradient(
+      state.params, reference, batch, accumulation, state.statistics, **parts
     )
-    new, norm = update(state, value, gradient, optimizer)
+    new, norm = update(state, value, gradient, optimizer, statistics)
     counted = (batch.response_mask > 0) & (batch.weight[:, None, None] > 0)
     return new, {
       **metrics,
@@ -258,7 +260,8 @@ def preflight(policy: LogProbs, batch: Batch, loss: Loss, *, tolerance: float = 
   reference has anyway. tolerance is relative; 1e-3 and more is right for a model that computes in
   bfloat16.
   """
-  value, known, gap, row = jax.device_get(_at_reference(policy, batch, tuple(kernels(loss))))
+  several = tuple(objectives.kernels(loss))
+  value, known, gap, row = jax.device_get(_at_reference(policy, batch, several))
   if not abs(value - known) <= tolerance * max(1.0, abs(known)):
     raise ValueError(
       f"before the first step the loss is {value:.6g}, and has to be {known:.6g}, as policy and "
@@ -273,9 +276,12 @@ def preflight(policy: LogProbs, batch: Batch, loss: Loss, *, tolerance: float = 
 @functools.partial(jax.jit, static_argnums=2)
 def _at_reference(policy: LogProbs, batch: Batch, loss: Loss) -> tuple[jax.Array, ...]:
   """The loss, what it has to be, and the largest difference of a token with its row."""
+  # What only training asks a scorer for is the same here on both sides, whatever it is.
+  filled = {"kl": jnp.zeros_like(policy.token), "collision": jnp.zeros_like(policy.token)}
+  policy = policy.replace(**filled)  # type: ignore[attr-defined]
   same = _reference_of(batch, policy.token)
   reference = same if batch.reference is None else _reference_of(batch, batch.reference)
-  value, known = (reduced(loss, policy, other, batch)[0] for other in (reference, same))
+  value, known = (objectives.mean(loss, policy, other, batch)[0] for other in (reference, same))
   gap = jnp.max(jnp.abs(same.token - reference.token), axis=(1, 2))  # [B]
   gap = jnp.where(batch.weight > 0, gap, 0.0)
   return value, known, jnp.max(gap), batch.row[jnp.argmax(gap)]

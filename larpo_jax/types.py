@@ -35,6 +35,8 @@ class Batch:
   weight: Array  # float32 [B]: 0 on rows that pad a short batch
   row: Array  # int32 [B]: which row of the data set this is, -1 on padding
   span: Array | None = None  # int32 [B, K, R]: 0 shared, i > 0 the i-th edited span
+  score: Array | None = None  # float32 [B, K]: a second judge's rewards, where labels prefer
+  importance: Array | None = None  # float32 [B, K]: what a response counts: density ratio, novelty
   cond: Any = None  # what else the model is given (images, latents, timesteps)
   reference: Array | None = None  # float32 [B, K, R]: cached reference log-probs
 
@@ -47,6 +49,7 @@ class LogProbs:
   mask: Array  # float32 [B, K, R]
   entropy: Array | None = None  # float32 [B, K, R]: of the next-token distribution, no gradient
   kl: Array | None = None  # float32 [B, K, R]: KL(reference || policy) over the whole vocabulary
+  collision: Array | None = None  # float32 [B, K, R]: log sum_v p(v)^2, no gradient
 
   @property
   def sequence(self) -> jax.Array:
@@ -55,8 +58,8 @@ class LogProbs:
 
   @property
   def length(self) -> jax.Array:
-    """Tokens that count, [B, K]."""
-    return jnp.sum(self.mask, axis=-1)
+    """Tokens that count, however much each does, [B, K]."""
+    return jnp.sum(jnp.where(self.mask > 0, 1.0, 0.0), axis=-1)
 
   @property
   def mean(self) -> jax.Array:
@@ -67,8 +70,15 @@ class LogProbs:
 class Kernel(Protocol):
   """A loss: arrays in, one float32 per prompt and per-prompt metrics out.
 
-  Two attributes describe it, both optional: `couples_prompts = True` when the loss of one prompt
-  depends on the others in the batch, `needs_reference = False` when `reference` is never read.
+  Attributes describe it, all optional:
+
+  * needs_reference = False: `reference` is never read.
+  * couples_prompts = True: the loss of one prompt depends on the others in the batch.
+  * needs = ("kl",) or ("collision",): fields of `policy` that a scorer gives only when asked.
+  * reads = ("score",), ("importance",) or ("span",): fields of `batch` that data may bring.
+  * statistics = a function of nothing: what the kernel carries from step to step, a dict of arrays
+    as it is before the first one. Such a kernel takes them as its fourth argument (None: before the
+    first step) and returns those after the step as its third result.
   """
 
   def __call__(
@@ -78,9 +88,13 @@ class Kernel(Protocol):
 
 
 class Scorer(Protocol):
-  """A model's log-probs of a batch."""
+  """A model's log-probs of a batch.
 
-  def __call__(self, model: Any, params: Any, batch: Batch) -> LogProbs:
+  A loss that asks for "kl" passes the parameters `reference` too, one that asks for "collision"
+  collision=True; a scorer that takes neither serves all other losses.
+  """
+
+  def __call__(self, model: Any, params: Any, batch: Batch, **asked: Any) -> LogProbs:
     """Returns float32 log-probs whatever the model computes in."""
 
 

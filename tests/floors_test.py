@@ -13,7 +13,8 @@ FLOORS = [
   {"types", "masked"},
   {"losses", "models", "data", "rewards", "worlds", "sharding", "lookup"}
   | {"hardware", "processes"},
-  {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"},
+  {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
+  | {"objective"},
   {"train_step", "micro_batches", "evaluators", "sampling"},
   {"train", "session", "stage", "loop", "rounds", "curves"},
   {"main", "inspect", "sweep", "report"},

@@ -32,7 +32,7 @@ def head_inputs(seed):
 
 def head_and_gradients(hidden, matrix, target, mask, cotangent, **options):
   def total(hidden, matrix):
-    token, entropy = _head.logprobs(hidden, matrix, target, mask, *options.values())
+    token, entropy, _ = _head.logprobs(hidden, matrix, target, mask, *options.values())
     return jnp.sum(jnp.asarray(cotangent) * token) + jnp.sum(entropy), (token, entropy)
 
   step = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True), compiler_options=QUICK)

@@ -124,7 +124,7 @@ def test_half_precision_computes_and_single_precision_keeps(seed):
   )
   parts = dict(model=model, scorer=tokens.causal, loss=pointwise.sft)
   before = host(params)
-  _, _, gradient = jax.eval_shape(
+  _, _, gradient, _ = jax.eval_shape(
     lambda params, batch: train_step.value_and_gradient(params, None, batch, **parts), params, batch
   )
   state, metrics = step(train_step.init(params, optimizer), None, batch)

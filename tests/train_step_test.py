@@ -118,7 +118,7 @@ def test_a_weighted_sum_of_losses_is_that_of_their_gradients(drawn):
     step = functools.partial(train_step.value_and_gradient, params, reference, batch, **parts)
     return [step(loss=loss) for loss in losses]
 
-  (value, metrics, gradient), first, other = run(params, batch)
+  (value, metrics, gradient, _), first, other = run(params, batch)
   add = lambda x, y: 0.25 * x - 2.0 * y  # noqa: E731
   close((value, gradient), jax.tree.map(add, (first[0], first[2]), (other[0], other[2])))
   assert set(metrics) == set(first[1]) | set(other[1])

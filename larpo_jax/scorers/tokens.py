@@ -15,7 +15,15 @@ from larpo_jax.sharding import BATCH_AXES
 from larpo_jax.types import Array, Batch, LogProbs
 
 
-def causal(model: nnx.GraphDef, params: nnx.State, batch: Batch, *, chunk: int = 1024) -> LogProbs:
+def causal(
+  model: nnx.GraphDef,
+  params: nnx.State,
+  batch: Batch,
+  *,
+  chunk: int = 1024,
+  reference: nnx.State | None = None,
+  collision: bool = False,
+) -> LogProbs:
   """Log p(token | prompt and the response so far) of a left-to-right model, and the entropy there.
 
   What continues the prompt is its last token and then the response without its own last token,
@@ -27,8 +35,27 @@ def causal(model: nnx.GraphDef, params: nnx.State, batch: Batch, *, chunk: int =
     params: its parameters.
     batch: prompts padded on either side.
     chunk: how many positions of a device have their logits in memory at a time.
+    reference: other parameters of the model, for the field `kl` at every token; no gradient.
+    collision: whether the field `collision` is asked for.
   """
   net = nnx.merge(model, params)
+  hidden, mask = _hidden(net, batch)
+  groups, head = _groups(batch.response.shape[0]), (net.config.final_softcap, chunk)
+  states, matrix, vocab_axis = _split(net, hidden, groups)
+  flat = mask.reshape(groups, -1)
+  target = jnp.asarray(batch.response).reshape(groups, -1)
+  outputs = _head.logprobs(states, matrix, target, flat, vocab_axis, *head, collision)
+  token, entropy, squares = jax.tree.map(lambda x: x.reshape(mask.shape), outputs)
+  kl = None
+  if reference is not None:
+    other = nnx.merge(model, jax.lax.stop_gradient(reference))
+    fixed = jax.lax.stop_gradient(_split(other, _hidden(other, batch)[0], groups)[:2])
+    kl = _head.divergence(states, matrix, *fixed, flat, vocab_axis, *head).reshape(mask.shape)
+  return LogProbs(token=token, mask=mask, entropy=entropy, collision=squares, kl=kl)
+
+
+def _hidden(net, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  """The states that predict each response token [B, K, R, D], and which tokens count [B, K, R]."""
   prompt = prompts.prefill(net, batch.prompt, batch.prompt_mask)
   lists = batch.response.shape[:2]
   last = jnp.broadcast_to(prompt.last, lists)[..., None]  # [B, K, 1]
@@ -39,28 +66,23 @@ def causal(model: nnx.GraphDef, params: nnx.State, batch: Batch, *, chunk: int =
   mask = jnp.where(predicted, batch.response_mask, 0.0).astype(jnp.float32)
   valid = predicted & _up_to_last(batch.response_mask)
   hidden, _ = net(inputs, jnp.maximum(positions, 0), valid, prefix=prompt.prefix)
-  return _score(net, hidden, batch.response, mask, chunk)
+  return hidden, mask
+
+
+def _split(net, hidden: jax.Array, groups: int) -> tuple[jax.Array, jax.Array, int]:
+  """States as [S, N, D] by the devices that hold them, the unembedding, and its vocabulary axis."""
+  vocab_axis = 0 if net.config.tie_embeddings else 1
+  matrix = net.embedding[...] if net.config.tie_embeddings else net.head[...]
+  hidden = hidden.reshape(groups, -1, hidden.shape[-1])
+  if groups > 1:  # every device keeps its rows, and has the whole width of its part of the matrix
+    hidden = jax.lax.with_sharding_constraint(hidden, PartitionSpec(BATCH_AXES))
+    matrix = jax.lax.with_sharding_constraint(matrix, _split_vocab(matrix.shape, vocab_axis))
+  return hidden, matrix, vocab_axis
 
 
 def _up_to_last(mask: Array) -> jax.Array:
   """True up to the last position that counts."""
   return jax.lax.cummax(jnp.asarray(mask > 0, jnp.int32), axis=mask.ndim - 1, reverse=True) > 0
-
-
-def _score(net, hidden: jax.Array, target: Array, mask: jax.Array, chunk: int) -> LogProbs:
-  """Log-probs [B, K, R] of targets from the hidden states [B, K, R, D] that predict them."""
-  vocab_axis = 0 if net.config.tie_embeddings else 1
-  matrix = net.embedding[...] if net.config.tie_embeddings else net.head[...]
-  groups = _groups(hidden.shape[0])
-  hidden = hidden.reshape(groups, -1, hidden.shape[-1])
-  if groups > 1:  # every device keeps its rows, and has the whole width of its part of the matrix
-    hidden = jax.lax.with_sharding_constraint(hidden, PartitionSpec(BATCH_AXES))
-    matrix = jax.lax.with_sharding_constraint(matrix, _split_vocab(matrix.shape, vocab_axis))
-  rows = target.reshape(groups, -1), mask.reshape(groups, -1)
-  token, entropy = _head.logprobs(
-    hidden, matrix, *rows, vocab_axis, net.config.final_softcap, chunk
-  )
-  return LogProbs(token=token.reshape(mask.shape), mask=mask, entropy=entropy.reshape(mask.shape))
 
 
 def _groups(batch: int) -> int:
