@@ -28,13 +28,19 @@ def lists(seed, *, B=8, K=4, R=5, tied=True, ragged=True, spread=1.0, distance=1
     prompt_mask=np.ones(prompt.shape, bool),
     response=rng.integers(3, 50, (B, K, R)).astype(np.int32),
     response_mask=mask,
-    label=(label - 0.5).astype(np.float32),
+    label=(label - 1.0).astype(np.float32),
     valid=valid,
     weight=np.ones(B, np.float32),
     row=np.arange(B, dtype=np.int32),
   )
   token = -spread * rng.exponential(size=(B, K, R))
-  other = token + spread * distance * rng.normal(size=(B, K, R))
+  other = -np.abs(token + spread * distance * rng.normal(size=(B, K, R)))
+  # A second judge agrees, and tells apart what the labels do not; every first token is in a span.
+  batch = batch.replace(
+    score=(1.3 * batch.label + 0.5 * rng.random((B, K))).astype(np.float32),
+    importance=rng.uniform(0.3, 3.0, (B, K)).astype(np.float32),
+    span=np.where(np.arange(R) < 1, 1, rng.integers(0, 3, (B, K, R))).astype(np.int32),
+  )
   return logprobs(rng, token, mask), logprobs(rng, other, mask), batch
 
 
@@ -45,6 +51,7 @@ def logprobs(rng, token, mask):
     mask=mask,
     entropy=(rng.exponential(size=mask.shape) * mask).astype(np.float32),
     kl=(rng.exponential(size=mask.shape) * mask).astype(np.float32),
+    collision=(-rng.exponential(size=mask.shape) * mask).astype(np.float32),
   )
 
 

@@ -8,15 +8,29 @@ and a list whose labels are all equal has loss 0 and gradient 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from larpo_jax import masked
 from larpo_jax.types import Array, Batch, LogProbs, Metrics
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Choice = TypeVar("Choice")
+
+
+def marked(**attributes: Any) -> Callable[[Function], Function]:
+  """Sets the attributes of a kernel that types.Kernel lists."""
+
+  def mark(kernel: Function) -> Function:
+    for name, value in attributes.items():
+      setattr(kernel, name, value)
+    return kernel
+
+  return mark
 
 
 def implicit_reward(policy: LogProbs, reference: LogProbs, batch: Batch, beta: Any) -> jax.Array:
@@ -33,10 +47,59 @@ def log_ratio(policy: LogProbs, reference: LogProbs, batch: Batch) -> jax.Array:
   return jnp.where(batch.valid, policy.sequence - reference.sequence, 0.0)
 
 
+def log_prob(policy: LogProbs, batch: Batch) -> jax.Array:
+  """log p(y) [B, K], the sum over tokens; 0 where there is no response."""
+  return jnp.where(batch.valid, policy.sequence, 0.0)
+
+
+def mean_log_prob(policy: LogProbs, batch: Batch) -> jax.Array:
+  """log p(y) per token [B, K], at most 0; 0 where there is no response."""
+  return jnp.minimum(jnp.where(batch.valid, policy.mean, 0.0), 0.0)
+
+
+def mean_log_ratio(policy: LogProbs, reference: LogProbs, batch: Batch) -> jax.Array:
+  """log p(y) - log p_ref(y) per token [B, K]; 0 where there is no response."""
+  return log_ratio(policy, reference, batch) / jnp.maximum(length(policy, batch), 1.0)
+
+
+def length(policy: LogProbs, batch: Batch) -> jax.Array:
+  """Tokens that count [B, K]; 0 where there is no response."""
+  return jnp.where(batch.valid, policy.length, 0.0)
+
+
+def score(batch: Batch) -> Array:
+  """The second judge's rewards [B, K], the labels where there is none; 0 where no response is."""
+  given = batch.label if batch.score is None else batch.score
+  return jnp.where(batch.valid, given, 0.0)
+
+
+def label(batch: Batch) -> Array:
+  """The labels [B, K]; 0 where there is no response."""
+  return jnp.where(batch.valid, batch.label, 0.0)
+
+
+def importance(batch: Batch) -> Array:
+  """What each response counts [B, K], 1 where the data does not say; 0 where no response is."""
+  given = 1.0 if batch.importance is None else batch.importance
+  return jnp.where(batch.valid, given, 0.0)
+
+
+def ordered(batch: Batch) -> Array:
+  """Prompts with two responses of different labels, bool [B]."""
+  return jnp.any(beaten(batch), axis=(-2, -1))
+
+
 def require(name: str, value: Any, holds: Callable[[float], bool], bounds: str) -> None:
   """Raises ValueError that names the hyper-parameter unless it is in bounds; tracers pass."""
   if isinstance(value, int | float) and not holds(value):
     raise ValueError(f"{name} is {value}, and has to be {bounds}")
+
+
+def choice(name: str, value: str, choices: Mapping[str, Choice]) -> Choice:
+  """The one of several that a hyper-parameter names; raises ValueError that lists them."""
+  if value not in choices:
+    raise ValueError(f"{name} is {value!r}, and has to be one of {', '.join(choices)}")
+  return choices[value]
 
 
 def best(batch: Batch) -> Array:
@@ -64,33 +127,54 @@ def margins(reward: jax.Array) -> jax.Array:
 def against(reward: Array, rivals: Array) -> jax.Array:
   """-log softmax of each response among itself and its rivals: [B, K]; 0 where it has none.
 
-  rivals is bool [B, K, K], True at (i, j) where j is a rival of i. It is written as
-  -log sigmoid(reward_i - lse(rivals)), which for one rival is DPO to the last bit and, unlike
-  lse(all) - reward_i, does not cancel to 0 when the response is far ahead.
+  rivals is bool [B, K, K], True at (i, j) where j is a rival of i.
+  """
+  return behind(reward, reward[..., None, :], rivals)
+
+
+def behind(own: Array, others: Array, rivals: Array) -> jax.Array:
+  """log(exp(own) + sum of exp(others) of the rivals) - own: [B, K]; 0 where there is no rival.
+
+  own is [B, K], others [B, 1 | K, K], at (i, j) what j is worth against i. It is written as
+  -log sigmoid(own - lse(others)), which for one rival is DPO to the last bit and, unlike
+  lse(all) - own, does not cancel to 0 when the response is far ahead.
   """
   contested = jnp.any(rivals, axis=-1)  # [B, K]
   # Without a rival a list of zeros stands in, so that the log-sum-exp and its gradient are finite.
   left_out = jnp.where(contested, -jnp.inf, 0.0)[..., None]  # [B, K, 1]
-  others = jnp.where(rivals, reward[..., None, :], left_out)  # [B, K, K]
-  ahead = reward - jax.nn.logsumexp(others, axis=-1)  # [B, K]
+  others = jnp.where(rivals, others, left_out)  # [B, K, K]
+  ahead = own - jax.nn.logsumexp(others, axis=-1)  # [B, K]
   return jnp.where(contested, -jax.nn.log_sigmoid(ahead), 0.0)
 
 
 def metrics(reward: jax.Array, policy: LogProbs, reference: LogProbs, batch: Batch) -> Metrics:
-  """What every kernel with a reward reports of each prompt, {name: float32 [B]}; no gradient.
+  """What every kernel with a reference reports of each prompt, {name: float32 [B]}; no gradient.
+
+  What `rewarded` says, and
+
+  * displacement/chosen: logps/chosen minus the reference's; below 0, the chosen became less likely;
+  * kl: mean over responses of log p(y) - log p_ref(y); estimates KL(policy || reference) only as
+    far as the responses are samples of the policy, and can be negative.
+  """
+  ratio = log_ratio(policy, reference, batch)
+  found = {
+    "displacement/chosen": masked.mean(ratio, best(batch), -1),
+    "kl": masked.mean(ratio, batch.valid, -1),
+  }
+  return jax.lax.stop_gradient(found) | rewarded(reward, policy, batch)
+
+
+def rewarded(reward: jax.Array, policy: LogProbs, batch: Batch) -> Metrics:
+  """What every kernel with a reward [B, K] reports of each prompt, {name: float32 [B]}.
 
   Names that TRL has mean what they mean there: chosen is the best-labelled response and rejected
   the worst-labelled; in a list of equal labels every response is both. Beyond TRL's:
 
   * rank/accuracy: share of ordered pairs that the reward orders rightly, equal rewards count 1/2;
   * rank/ordered: 1 where the list has an ordered pair. Elsewhere both accuracies are 0, so divide
-    their means by its mean when data with lists of equal labels are trained on;
-  * displacement/chosen: logps/chosen minus the reference's; below 0, the chosen became less likely;
-  * kl: mean over responses of log p(y) - log p_ref(y); estimates KL(policy || reference) only as
-    far as the responses are samples of the policy, and can be negative.
+    their means by its mean when data with lists of equal labels are trained on.
   """
   chosen, rejected, wins = best(batch), worst(batch), beaten(batch)
-  ratio = log_ratio(policy, reference, batch)
   right = jnp.where(margins(reward) > 0, 1.0, 0.0)  # [B, K, K]
   half = jnp.where(margins(reward) == 0, 0.5, 0.0)
   ends = wins & chosen[..., :, None] & rejected[..., None, :]
@@ -100,9 +184,7 @@ def metrics(reward: jax.Array, policy: LogProbs, reference: LogProbs, batch: Bat
     "rewards/margins": found["rewards/chosen"] - found["rewards/rejected"],
     "rewards/accuracies": masked.mean(right, ends, (-2, -1)),
     "rank/accuracy": masked.mean(right + half, wins, (-2, -1)),
-    "rank/ordered": jnp.any(wins, axis=(-2, -1)).astype(jnp.float32),
-    "displacement/chosen": masked.mean(ratio, chosen, -1),
-    "kl": masked.mean(ratio, batch.valid, -1),
+    "rank/ordered": ordered(batch).astype(jnp.float32),
   }
   for name, who in on.items():
     found |= {
