@@ -205,6 +205,7 @@ def _code() -> str:
   names = (
     "candidates",
     "dataset",
+    "edits",
     "encode",
     "readers",
     "sources",
