@@ -84,8 +84,9 @@ def test_what_is_not_asked_for_is_not_there(build, seed):
   assert batch.importance.any()
 
 
-def test_processes_share_the_fields_too(build, seed):
-  data = build(draw(np.random.default_rng(seed), 30), spans=True)
+@pytest.mark.parametrize("mismatched", [False, True])
+def test_processes_share_the_fields_too(mismatched, build, seed):
+  data = build(draw(np.random.default_rng(seed), 30), spans=True, mismatched=mismatched)
   whole = list(feed(data, batch_size=8))
   shards = [list(feed(data, batch_size=8, shard=(index, 4))) for index in range(4)]
   for step, batch in enumerate(whole):
@@ -146,6 +147,8 @@ def test_the_cache_tells_the_settings_apart(build, seed):
   named = ({}, columns, *({name: column} for name, column in columns.items()))
   found = [build(rows, LISTS | each, spans=spans) for each in named for spans in (False, True)]
   assert len({data.directory for data in found}) == len(found)
+  # What is stored does not depend on it, so it is stored once.
+  assert build(rows, mismatched=True).directory == build(rows).directory
 
 
 @pytest.mark.parametrize("name", store.OPTIONAL)
