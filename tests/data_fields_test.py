@@ -2,12 +2,15 @@
 
 import difflib
 import functools
+import io
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tiny_rows import BESIDE, LISTS, built, draw, feed
 from tiny_tokenizers import make
 
+from larpo_jax import inspect
 from larpo_jax.data import edits, readers, store
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.data.problems import BadRow
@@ -227,3 +230,16 @@ def test_numbers_that_are_none_are_bad_rows(kind, value):
   check(lambda row: readers.unpaired(row, importance="counts"), VOTE, "counts", lambda v: v)
   with pytest.raises(BadRow, match="unequal_lengths"):
     readers.lists(LIST | dict(second=[1]), **arguments)
+
+
+def test_inspect_says_what_is_there(build, tokenizer):
+  rows = [dict(p="q\n", r=["a b c", "a x c"], s=[1, 0], second=[7.5, 2], counts=[3, 4])]
+  text = {}
+  for reader, spans in ((BESIDE, True), (LISTS, False)):
+    out = io.StringIO()
+    data = build(rows, reader, spans=spans)
+    inspect.show_row(data, 0, tokenizer, Console(file=out, width=200))
+    text[spans] = out.getvalue()
+  for known in ("score 7.5, importance 3", "score 2, importance 4"):
+    assert f"tokens trained on, {known}, 1 edited spans of 1 tokens\n" in text[True]
+  assert not any(word in text[False] for word in ("score", "importance", "span"))
