@@ -46,6 +46,8 @@ def base():
   config.data.skip = ()  # kinds of bad rows that are left out without being counted as bad
   config.data.shapes = 4  # (prompt, response) lengths that batches are padded to, at most
   config.data.eos = True  # responses end in one EOS that is trained on
+  config.data.spans = False  # mark the tokens that differ from the best response
+  config.data.mismatched = False  # one more response, label 0, written to another prompt
 
   # One kernel; or, after del config.loss, a tuple of them with a weight each.
   config.loss = dict(name="pairwise.dpo", beta=0.1)

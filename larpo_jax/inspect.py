@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from larpo_jax.data import batching, dataset
 from larpo_jax.data import tokenizer as tokenizers
+from larpo_jax.data.candidates import Tokens
 from larpo_jax.data.store import TokenizedData
 
 BARS = 40  # characters of the longest bar
@@ -57,10 +58,21 @@ def show_row(
   tokens = data[index]
   console.print(f"[bold]row {index}[/] (row {int(data.sources[index])} of the source)")
   console.print(_text(tokenizer, tokens.prompt, itertools.repeat("prompt")))
-  for ids, mask, label in zip(tokens.responses, tokens.masks, tokens.labels):
-    console.print(f"[bold]label {label:g}[/], {int(mask.sum())} of {len(ids)} tokens trained on")
+  for k, (ids, mask, label) in enumerate(zip(tokens.responses, tokens.masks, tokens.labels)):
+    trained = f"{int(mask.sum())} of {len(ids)} tokens trained on"
+    console.print(f"[bold]label {label:g}[/], {trained}{_beside(tokens, k)}")
     console.print(_text(tokenizer, ids, ("trained" if on else "context" for on in mask)))
   console.print()
+
+
+def _beside(tokens: Tokens, k: int) -> str:
+  """What else is known of a response, where the data brings it."""
+  known = {"score": tokens.scores, "importance": tokens.importance}
+  parts = [f", {name} {values[k]:g}" for name, values in known.items() if values is not None]
+  if tokens.spans is not None:
+    span = tokens.spans[k]
+    parts.append(f", {int(span.max(initial=0))} edited spans of {int((span > 0).sum())} tokens")
+  return "".join(parts)
 
 
 def truncation(data: TokenizedData) -> Table:

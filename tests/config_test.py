@@ -198,6 +198,12 @@ def test_data_settings_that_contradict_each_other():
   assert "config.data.candidates=1, but pairwise.dpo ranks a list" in refused(config)
   config.loss = dict(name="pointwise.sft")
   config_lib.validate(config)
+  config.reward, config.rounds = dict(name="rules.brevity"), dict(count=1, prompts=8)
+  config_lib.validate(config)
+  for name in ("spans", "mismatched"):
+    config.data[name] = True
+    assert f"config.data.{name} is of a data set's responses" in refused(config)
+    config.data[name] = False
 
 
 def test_secrets_are_struck_and_settings_kept():

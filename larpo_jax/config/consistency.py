@@ -58,6 +58,9 @@ def _stages(tree: Mapping[str, Any]) -> Iterator[str]:
   if tree["supervised"] is not None and world is None and not data:
     yield "config.supervised needs demonstrations: give config.world or config.data.train.path"
   alone = tree["supervised"] is not None and tree["steps"] == 0
+  for name in ("spans", "mismatched"):
+    if rounds is not None and tree["data"][name]:
+      yield f"config.data.{name} is of a data set's responses, and config.rounds samples its own"
   if rounds is None and not data and not alone:
     yield "config.data.train.path is empty and there are no rounds: there is nothing to learn from"
 

@@ -7,7 +7,7 @@ worker processes would read absl flags and take seconds to start.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import math
 import sys
@@ -21,6 +21,8 @@ from larpo_jax.types import Array, Batch
 
 SPLITS = (0.25, 0.5, 0.75, 0.9)  # quantiles of a group's lengths at which it may be split
 LEAST_GAIN = 0.02  # of the padded tokens: what another shape has to save
+# What not every data set brings: the field of Tokens -> that of Batch.
+OPTIONAL = {"scores": "score", "importance": "importance", "spans": "span"}
 
 
 class Data(Protocol):
@@ -145,10 +147,12 @@ def batches(
     data, batch_size=batch_size, seed=seed, shuffle=shuffle, shapes=shapes, candidates=width
   )
   mine = _slice(batch_size, shard)
+  first = data[0]  # a data set brings the same fields in every row
+  brings = [name for name in OPTIONAL if getattr(first, name) is not None]
 
   def make(step: int) -> Batch:
     rows, (P, R) = order[step]
-    batch = _collate(data, rows[mine], width, P, R)
+    batch = _collate(data, rows[mine], width, P, R, brings)
     return batch if attach is None else attach(batch)
 
   return _iterator(make, order.per_epoch, epochs, start)
@@ -211,16 +215,16 @@ def _slice(batch_size: int, shard: tuple[int, int]) -> slice:
   return slice(index * each, (index + 1) * each)
 
 
-def _collate(data: Data, rows: np.ndarray, K: int, P: int, R: int) -> Batch:
+def _collate(
+  data: Data, rows: np.ndarray, K: int, P: int, R: int, brings: Sequence[str] = ()
+) -> Batch:
   """Prompts end where the responses begin; everything else that is padded is masked."""
   B = len(rows)
   prompt, response = np.full((B, 1, P), data.pad, np.int32), np.full((B, K, R), data.pad, np.int32)
   prompt_mask, response_mask = np.zeros((B, 1, P), bool), np.zeros((B, K, R), np.float32)
   label, valid = np.zeros((B, K), np.float32), np.zeros((B, K), bool)
-  for b, row in enumerate(rows):
-    if row < 0:
-      continue
-    tokens = data[int(row)]
+  found = {b: data[int(row)] for b, row in enumerate(rows) if row >= 0}
+  for b, tokens in found.items():
     prompt[b, 0, P - len(tokens.prompt) :] = tokens.prompt
     prompt_mask[b, 0, P - len(tokens.prompt) :] = True
     for k, (ids, mask) in enumerate(zip(tokens.responses[:K], tokens.masks)):
@@ -237,7 +241,18 @@ def _collate(data: Data, rows: np.ndarray, K: int, P: int, R: int) -> Batch:
     valid=valid,
     weight=(rows >= 0).astype(np.float32),
     row=rows.astype(np.int32),
+    **{OPTIONAL[name]: _optional(found, name, response.shape) for name in brings},
   )
+
+
+def _optional(found: dict[int, Tokens], name: str, shape: tuple[int, ...]) -> np.ndarray:
+  """A field that not every data set has, [B, K] or, where it is of tokens, [B, K, R]; 0 pads."""
+  ragged = name == "spans"
+  out = np.zeros(shape if ragged else shape[:2], np.int32 if ragged else np.float32)
+  for b, tokens in found.items():
+    for k, value in enumerate(getattr(tokens, name)):
+      out[(b, k, slice(len(value))) if ragged else (b, k)] = value
+  return out
 
 
 def _fill(rows: np.ndarray, batch_size: int) -> np.ndarray:

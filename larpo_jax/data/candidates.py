@@ -6,18 +6,20 @@
 * A prompt keeps its end and is the same for every response. A response that is cut keeps its start
   and gets no end-of-turn token, for it did not end there. Never are there 0 tokens to train on.
 * Responses that are equal once they are cut count as one; a list needs two that differ.
+* What else is known of a response, such as a second score, goes with the label that is kept.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from larpo_jax.data.problems import BadRow
-from larpo_jax.data.readers import Example, Text
+from larpo_jax.data.readers import Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Policy:
   chat: bool = False  # texts become a user's and an assistant's turn
   boundary: str = "joint"  # or "apart": texts of prompt and response are tokenised on their own
   loss_on: str = "last"  # or "all_assistant": every assistant turn, those of the prompt too
+  spans: bool = False  # the tokens that differ from the best response are marked, and numbered
 
   def __post_init__(self) -> None:
     for name, allowed in (
@@ -49,24 +52,30 @@ class Policy:
 
 
 class Tokens(NamedTuple):
-  """A row: ids int32, mask bool (what is trained on), a label for each response."""
+  """A row: ids int32, mask bool (what is trained on), a label for each response.
+
+  What not every data set has is None, in all rows or in none.
+  """
 
   prompt: np.ndarray
   responses: list[np.ndarray]
   masks: list[np.ndarray]
   labels: list[float]
+  scores: list[float] | None = None  # a second judge's, one a response
+  importance: list[float] | None = None  # what each response counts
+  spans: list[np.ndarray] | None = None  # uint16, like ids: 0 shared, i > 0 the i-th edited span
 
 
 def distinct(example: Example, notes: Counter) -> Example:
   """Each text once, in the place where it first stands, with its best label."""
-  best: dict[str, tuple[Text, float]] = {}
-  for response, label in zip(example.responses, example.labels):
-    key = repr(response)
-    before = best.get(key, (response, -np.inf))[1]
-    best[key] = (response, max(label, before))
+  best: dict[str, int] = {}  # where the text has its best label
+  for place, (response, label) in enumerate(zip(example.responses, example.labels)):
+    before = best.setdefault(repr(response), place)
+    if label > example.labels[before]:
+      best[repr(response)] = place
   notes["duplicate_candidates"] += len(example.responses) - len(best)
   if example.ranked:
-    labels = {label for _, label in best.values()}
+    labels = {example.labels[place] for place in best.values()}
     if len(example.responses) < 2:
       raise BadRow("one_candidate", f"{len(example.responses)} responses")
     if len(best) < 2:
@@ -74,8 +83,7 @@ def distinct(example: Example, notes: Counter) -> Example:
     if len(labels) < 2:
       raise BadRow("all_tied", f"all {len(best)} labels are {labels.pop():g}")
     notes["lists_with_ties"] += len(labels) < len(best)
-  responses, labels_ = zip(*best.values()) if best else ((), ())
-  return example._replace(responses=list(responses), labels=list(labels_))
+  return _take(example, best.values())
 
 
 def thin(example: Example, limit: int, notes: Counter) -> Example:
@@ -88,9 +96,22 @@ def thin(example: Example, limit: int, notes: Counter) -> Example:
   ranks = np.argsort(-np.asarray(example.labels), kind="stable")
   chosen = sorted(ranks[np.round(np.linspace(0, count - 1, limit)).astype(int)])
   notes.update(lists_thinned=1, candidates_thinned=count - limit)
+  return _take(example, chosen)
+
+
+def _take(example: Example, places: Iterable[int]) -> Example:
+  """The responses at those places, with all that is known of each."""
+  places = list(places)
   return example._replace(
-    responses=[example.responses[i] for i in chosen], labels=[example.labels[i] for i in chosen]
+    responses=[example.responses[i] for i in places],
+    labels=[example.labels[i] for i in places],
+    scores=_pick(example.scores, places),
+    importance=_pick(example.importance, places),
   )
+
+
+def _pick(values: list[float] | None, places: list[int]) -> list[float] | None:
+  return None if values is None else [values[i] for i in places]
 
 
 def cut(tokens: Tokens, policy: Policy, notes: Counter, *, bos: int | None, ranked: bool) -> Tokens:
@@ -103,8 +124,9 @@ def cut(tokens: Tokens, policy: Policy, notes: Counter, *, bos: int | None, rank
     counts.update(prompts_cut=1, prompt_tokens_cut=len(prompt) - limit)
     keep = 1 if prompt[0] == bos and limit > 1 else 0
     prompt = np.concatenate([prompt[:keep], prompt[len(prompt) - limit + keep :]])
-  kept: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray, float]] = {}
-  for ids, mask, label in zip(tokens.responses, tokens.masks, tokens.labels):
+  kept: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray, int]] = {}
+  labels = tokens.labels
+  for place, (ids, mask) in enumerate(zip(tokens.responses, tokens.masks)):
     counts.update(responses=1, response_tokens=len(ids))
     if not mask.any():
       raise BadRow("no_tokens", "a response of no tokens")
@@ -114,15 +136,24 @@ def cut(tokens: Tokens, policy: Policy, notes: Counter, *, bos: int | None, rank
         continue
     ids, mask = ids[: policy.max_response], mask[: policy.max_response]
     key = (ids.tobytes(), mask.tobytes())
-    if not mask.any() or (key in kept and kept[key][2] >= label):
+    if not mask.any() or (key in kept and labels[kept[key][2]] >= labels[place]):
       counts["candidates_lost"] += 1
       continue
     counts["candidates_lost"] += key in kept
-    kept[key] = (ids, mask, label)
+    kept[key] = (ids, mask, place)
   notes.update(counts)
-  _check_rest([label for _, _, label in kept.values()], len(tokens.responses), policy, ranked)
   rest = list(kept.values())
-  return Tokens(prompt, [r[0] for r in rest], [r[1] for r in rest], [r[2] for r in rest])
+  places = [place for _, _, place in rest]
+  labels = [labels[place] for place in places]
+  _check_rest(labels, len(tokens.responses), policy, ranked)
+  return Tokens(
+    prompt,
+    [ids for ids, _, _ in rest],
+    [mask for _, mask, _ in rest],
+    labels,
+    _pick(tokens.scores, places),
+    _pick(tokens.importance, places),
+  )
 
 
 def _check_rest(labels: list[float], given: int, policy: Policy, ranked: bool) -> None:

@@ -27,6 +27,7 @@ from larpo_jax.data import tokenizer as tokenizers
 from larpo_jax.data.batching import batches, prompt_batches
 from larpo_jax.data.candidates import Policy
 from larpo_jax.data.encode import Rendered
+from larpo_jax.data.mismatched import Mismatched
 from larpo_jax.data.problems import BadRow, Report
 from larpo_jax.data.readers import Example
 from larpo_jax.data.store import TokenizedData
@@ -49,6 +50,7 @@ def build(
   skip: Sequence[str] = (),
   max_merged: float = 0.1,
   cache: str | os.PathLike = "",
+  mismatched: bool = False,
   **policy: Any,
 ) -> TokenizedData:
   """Reads, validates and tokenises a data set, or finds it done in the cache directory.
@@ -57,7 +59,8 @@ def build(
   fields of candidates.Policy: max_prompt and max_response at least. skip names kinds of bad rows
   (problems.KINDS) that are left out without being counted as bad. max_merged is the largest share
   of rows whose prompt merges with a response. Raises ValueError when more rows are bad than
-  max_bad_rows, or what sources.open raises.
+  max_bad_rows, or what sources.open raises. mismatched gives each row one more response, label 0,
+  that was written to another prompt.
   """
   limits = _policy(policy)
   skip = problems.check_skip(skip)
@@ -75,7 +78,7 @@ def build(
   data.report.source = rows.name  # the cache knows contents, not what the file is called today
   data.report.check(skip, max_bad_rows, directory / store.REJECTED)
   _check_merged(data.report, max_merged)
-  return data
+  return Mismatched(data) if mismatched else data
 
 
 def from_node(
@@ -85,12 +88,18 @@ def from_node(
 
   node[which] has path and split, and a reader where it differs from node["reader"]. What `build`
   takes is read from node under the same name; what is there for others, such as batch_size, is not.
+  Spans and mismatched responses are for a loss on preferences: what has a reader of its own gets
+  neither, and a test split no mismatched ones.
   """
   place = dict(node[which])
   if not place.get("path"):
     raise ValueError(f"data.{which}.path is empty: name a file, a directory or a hub id")
   names = (*SETTINGS, *(field.name for field in dataclasses.fields(Policy)))
   settings = {name: node[name] for name in names if name in node}
+  if place.get("reader"):
+    settings["spans"] = False
+  elif which == "train":
+    settings["mismatched"] = node.get("mismatched", False)
   return build(
     place["path"],
     reader=place.get("reader") or node["reader"],
@@ -205,6 +214,7 @@ def _code() -> str:
   names = (
     "candidates",
     "dataset",
+    "edits",
     "encode",
     "readers",
     "sources",

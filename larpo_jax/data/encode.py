@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from larpo_jax.data import candidates, readers, templates
+from larpo_jax.data import candidates, edits, readers, templates
 from larpo_jax.data import tokenizer as tokenizers
 from larpo_jax.data.candidates import Policy, Tokens
 from larpo_jax.data.problems import BadRow
@@ -37,6 +37,8 @@ class Rendered(NamedTuple):
   labels: list[float]
   chat: bool
   ranked: bool
+  scores: list[float] | None
+  importance: list[float] | None
 
   def texts(self) -> Iterator[str]:
     """Every text that has to be tokenised."""
@@ -66,8 +68,15 @@ def render(example: Example, vocabulary: Vocabulary, policy: Policy, notes: Coun
   if not chat:
     prompt = example.prompt or ""
     wholes = [(f"{prompt}{response}", [Span(str(prompt), None)]) for response in example.responses]
-    return Rendered(str(prompt), wholes, example.labels, False, example.ranked)
+    return _rendered(str(prompt), wholes, example, chat=False)
   return _render_chat(example, vocabulary, policy)
+
+
+def _rendered(
+  prompt: str, wholes: list[tuple[str, list[Span]]], example: Example, *, chat: bool
+) -> Rendered:
+  scores, importance = example.scores, example.importance
+  return Rendered(prompt, wholes, example.labels, chat, example.ranked, scores, importance)
 
 
 def _render_chat(example: Example, vocabulary: Vocabulary, policy: Policy) -> Rendered:
@@ -99,7 +108,7 @@ def _render_chat(example: Example, vocabulary: Vocabulary, policy: Policy) -> Re
       for i in places
     ]
     wholes.append((text(turns, False), spans))
-  return Rendered(opening, wholes, example.labels, True, example.ranked)
+  return _rendered(opening, wholes, example, chat=True)
 
 
 def tokenize(
@@ -156,10 +165,13 @@ def assemble(
     [np.asarray(row[boundary:], np.int32) for row in wholes],
     [mask[boundary:] for mask in masks],
     rendered.labels,
+    rendered.scores,
+    rendered.importance,
   )
   for response in tokens.responses:
     _check_bos(np.concatenate([tokens.prompt, response]), vocabulary)
-  return candidates.cut(tokens, policy, notes, bos=vocabulary.bos, ranked=rendered.ranked)
+  tokens = candidates.cut(tokens, policy, notes, bos=vocabulary.bos, ranked=rendered.ranked)
+  return edits.mark(tokens) if policy.spans else tokens
 
 
 def _finish(

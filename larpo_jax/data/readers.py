@@ -31,17 +31,30 @@ class Example(NamedTuple):
   labels: list[float]
   tools: list[Any] | None = None
   ranked: bool = False  # the responses compete: at least two, with different labels
+  scores: list[float] | None = None  # a second judge's rewards, one a response
+  importance: list[float] | None = None  # what each response counts
 
 
 def pairs(
-  row: Row, *, prompt: str = "prompt", chosen: str = "chosen", rejected: str = "rejected"
+  row: Row,
+  *,
+  prompt: str = "prompt",
+  chosen: str = "chosen",
+  rejected: str = "rejected",
+  chosen_score: str = "",
+  rejected_score: str = "",
+  chosen_importance: str = "",
+  rejected_importance: str = "",
 ) -> Example:
   """Chosen (label 1) against rejected (label 0).
 
   The prompt is implicit where prompt="" or the row has no such column, and where the answers are
   whole conversations beside a prompt of plain text: it is then the prefix that the two share, up to
-  the last white space before they part. Source of that rule: TRL's `extract_prompt`.
+  the last white space before they part. Source of that rule: TRL's `extract_prompt`. A second
+  judge's scores, and what each answer counts, are columns of numbers, both answers' or neither's.
   """
+  scores = _both(row, chosen_score, rejected_score)
+  importance = _both(row, chosen_importance, rejected_importance)
   better, worse = _text(row, chosen), _text(row, rejected)
   if isinstance(better, str) != isinstance(worse, str):
     raise BadRow(f"type:{rejected}", "one answer is a text and the other a conversation")
@@ -51,44 +64,61 @@ def pairs(
     if better == worse:
       raise BadRow("equal", "chosen and rejected are the same")
     given, better, worse = _split(better, worse)
-  return Example(given, [better, worse], [1.0, 0.0], _tools(row), ranked=True)
+  return Example(given, [better, worse], [1.0, 0.0], _tools(row), True, scores, importance)
 
 
-def lists(row: Row, *, prompt: str, responses: str, scores: str = "", rank: str = "") -> Example:
+def lists(
+  row: Row,
+  *,
+  prompt: str,
+  responses: str,
+  scores: str = "",
+  rank: str = "",
+  second_scores: str = "",
+  importance: str = "",
+) -> Example:
   """Any number of responses with a score each (higher is better) or a rank each (lower is better).
 
   The label is the score, or minus the rank. Raises ValueError unless one of the two is named.
+  second_scores are another judge's, importance is what each response counts; "": not there.
   """
   if bool(scores) == bool(rank):
     raise ValueError("readers.lists needs one of scores (higher is better) and rank (0 is best)")
-  column = scores or rank
-  found, labels = _get(row, responses), _get(row, column)
-  for name, value in ((responses, found), (column, labels)):
-    if not isinstance(value, list):
-      raise BadRow(f"type:{name}", f"needs a list, not {_kind(value)}")
-  if len(found) != len(labels):
-    raise BadRow("unequal_lengths", f"{len(found)} responses and {len(labels)} labels")
+  found = _list(row, responses)
+  labels = _numbers(row, scores or rank, len(found))
   sign = 1.0 if scores else -1.0
   return Example(
     _text(row, prompt),
     [_check(value, responses) for value in found],
-    [sign * _number(value, column) + 0.0 for value in labels],  # no -0
+    [sign * label + 0.0 for label in labels],  # no -0
     _tools(row),
     ranked=True,
+    scores=_numbers(row, second_scores, len(found)) if second_scores else None,
+    importance=_numbers(row, importance, len(found)) if importance else None,
   )
 
 
 def unpaired(
-  row: Row, *, prompt: str = "prompt", completion: str = "completion", label: str = "label"
+  row: Row,
+  *,
+  prompt: str = "prompt",
+  completion: str = "completion",
+  label: str = "label",
+  importance: str = "",
 ) -> Example:
-  """One response that is good (true or +1: label 1) or bad (false or -1: label -1)."""
+  """One response that is good (true or +1: label 1) or bad (false or -1: label -1).
+
+  importance is a column of numbers, what each response counts; "": not there.
+  """
   value = _get(row, label)
   if value is None:
     raise BadRow(f"null:{label}")
   if not isinstance(value, bool) and (not isinstance(value, int | float) or abs(value) != 1):
     raise BadRow(f"type:{label}", f"needs true, false, +1 or -1, not {value!r:.40}")
   sign = 1.0 if value > 0 else -1.0
-  return Example(_text(row, prompt), [_text(row, completion)], [sign], _tools(row))
+  counts = [_number(_get(row, importance), importance)] if importance else None
+  given, answer = _text(row, prompt), _text(row, completion)
+  return Example(given, [answer], [sign], _tools(row), importance=counts)
 
 
 def supervised(row: Row, *, prompt: str = "prompt", response: str = "response") -> Example:
@@ -194,6 +224,30 @@ def _encodable(value: str, column: str) -> None:
     value.encode("utf-8")
   except UnicodeEncodeError as error:
     raise BadRow(f"lone_surrogate:{column}", f"character {error.start + 1}") from None
+
+
+def _list(row: Row, column: str) -> list[Any]:
+  value = _get(row, column)
+  if not isinstance(value, list):
+    raise BadRow(f"type:{column}", f"needs a list, not {_kind(value)}")
+  return value
+
+
+def _numbers(row: Row, column: str, count: int) -> list[float]:
+  """A number for each of count responses."""
+  values = _list(row, column)
+  if len(values) != count:
+    raise BadRow("unequal_lengths", f"{count} responses and {len(values)} of {column}")
+  return [_number(value, column) for value in values]
+
+
+def _both(row: Row, chosen: str, rejected: str) -> list[float] | None:
+  """Two columns' numbers; None where neither is named, ValueError where one is."""
+  if bool(chosen) != bool(rejected):
+    raise ValueError(
+      f"readers.pairs has {chosen or rejected!r} for one answer, and for the other? name both"
+    )
+  return [_number(_get(row, name), name) for name in (chosen, rejected)] if chosen else None
 
 
 def _number(value: Any, column: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import json
 import os
 import pathlib
@@ -28,6 +28,13 @@ ARRAYS = {
   "digests": "V16",  # of each row's ids and masks
   "prompts": "V16",  # of each row's prompt ids
 }
+# What not every data set has: there for all rows or for none.
+OPTIONAL = {
+  "scores": "<f4",  # of each segment, 0 for a prompt
+  "importance": "<f4",  # of each segment, 0 for a prompt
+  "spans": "<u2",  # of each id: 0 shared, i > 0 in the i-th edited span
+}
+KINDS = ARRAYS | OPTIONAL
 REJECTED = "rejected.jsonl"
 
 
@@ -43,6 +50,11 @@ class TokenizedData:
     self.candidates: int = meta["candidates"]  # responses of the longest list
     arrays = {name: _map(directory / f"{name}.bin", kind) for name, kind in ARRAYS.items()}
     self._ids, self._mask, self._labels = arrays["ids"], arrays["mask"], arrays["labels"]
+    self._optional = {
+      name: _map(directory / f"{name}.bin", kind)
+      for name, kind in OPTIONAL.items()
+      if name in meta["files"]
+    }
     self.sources, self.digests, self.prompts = (
       arrays[name] for name in ("sources", "digests", "prompts")
     )
@@ -66,7 +78,15 @@ class TokenizedData:
       [np.array(self._ids[span]) for span in spans[1:]],
       [np.array(self._mask[span]) for span in spans[1:]],
       [float(self._labels[i]) for i in parts[1:]],
+      **{name: self._known(name, parts[1:], spans[1:]) for name in self._optional},
     )
+
+  def _known(self, name: str, parts: Sequence[int], places: Sequence[slice]) -> list[Any]:
+    """What an optional array has of segments."""
+    values = self._optional[name]
+    if name == "spans":
+      return [np.array(values[place]) for place in places]
+    return [float(values[part]) for part in parts]
 
   def all_lengths(self) -> np.ndarray:
     """The length of every response, in tokens."""
@@ -94,6 +114,7 @@ class Writer:
     }
     self._rejected = (self.unfinished / REJECTED).open("w", encoding="utf-8")
     self._tokens = self._segments = self.candidates = 0
+    self._optional: list[str] | None = None  # what the first row brought
 
   def __enter__(self) -> Writer:
     return self
@@ -123,6 +144,22 @@ class Writer:
     self._put("sources", [source])
     self._files["digests"].write(digest.digest())
     self._files["prompts"].write(xxhash.xxh3_128_digest(tokens.prompt.tobytes()))
+    self._put_optional(tokens)
+
+  def _put_optional(self, tokens: Tokens) -> None:
+    given = [name for name in OPTIONAL if getattr(tokens, name) is not None]
+    if self._optional is None:
+      self._optional = given
+      for name in given:
+        self._files[name] = (self.unfinished / f"{name}.bin").open("wb")
+    if given != self._optional:
+      raise ValueError(f"some rows have {self._optional or 'no more than labels'}, others {given}")
+    for name in given:
+      values = getattr(tokens, name)
+      if len(values) != len(tokens.responses):
+        raise ValueError(f"{len(tokens.responses)} responses have {len(values)} {name}")
+      prompt = np.zeros(len(tokens.prompt), OPTIONAL[name])
+      self._put(name, np.concatenate([prompt, *values]) if name == "spans" else [0.0, *values])
 
   def reject(self, where: str, kind: str, detail: str) -> None:
     """Lists a row that is not kept."""
@@ -140,7 +177,7 @@ class Writer:
       "pad": pad,
       "end": end,
       "candidates": self.candidates,
-      "files": {name: _checksum(self.unfinished / f"{name}.bin") for name in ARRAYS},
+      "files": {name: _checksum(self.unfinished / f"{name}.bin") for name in self._files},
     }
     (self.unfinished / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
     try:
@@ -162,7 +199,7 @@ class Writer:
     self._rejected.close()
 
   def _put(self, name: str, values: Any) -> None:
-    self._files[name].write(np.asarray(values, ARRAYS[name]).tobytes())
+    self._files[name].write(np.asarray(values, KINDS[name]).tobytes())
 
 
 def load(directory: pathlib.Path) -> TokenizedData | None:
@@ -171,7 +208,9 @@ def load(directory: pathlib.Path) -> TokenizedData | None:
     return None
   try:
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    if meta["files"] == {name: _checksum(directory / f"{name}.bin") for name in ARRAYS}:
+    files = meta["files"]
+    found = {name: _checksum(directory / f"{name}.bin") for name in files if name in KINDS}
+    if ARRAYS.keys() <= files.keys() and files == found:
       return TokenizedData(directory, meta)
   except (OSError, ValueError, KeyError):
     pass
