@@ -76,6 +76,8 @@ class Kernel(Protocol):
   * couples_prompts = True: the loss of one prompt depends on the others in the batch.
   * needs = ("kl",) or ("collision",): fields of `policy` that a scorer gives only when asked.
   * reads = ("score",), ("importance",) or ("span",): fields of `batch` that data may bring.
+  * requires = {"data.spans": "edited spans"}: settings it can not do without, and what for.
+  * compares = False: it reads responses one at a time, so lists of one will do.
   * statistics = a function of nothing: what the kernel carries from step to step, a dict of arrays
     as it is before the first one. Such a kernel takes them as its fourth argument (None: before the
     first step) and returns those after the step as its third result.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from larpo_jax import lookup
+
 
 def check(tree: Mapping[str, Any]) -> None:
   """Raises ValueError with the first contradiction of a tree whose single values are right."""
@@ -39,12 +41,15 @@ def _data(tree: Mapping[str, Any]) -> Iterator[str]:
         f"{name}={size} does not divide into config.accumulation={tree['accumulation']} "
         "micro-batches: make it a multiple"
       )
-  for name in _losses(tree["loss"]):
-    if name.startswith(("listwise.", "pairwise.")):
+  for name, kernel in _kernels(tree["loss"]):
+    if getattr(kernel, "compares", True):
       if rounds is None and data["candidates"] == 1:
         yield f"config.data.candidates=1, but {name} ranks a list: give at least 2, or 0 for all"
       if rounds is not None and rounds["candidates"] == 1:
         yield f"config.rounds.candidates=1, but {name} ranks a list: give at least 2"
+    for setting, why in getattr(kernel, "requires", {}).items():
+      if not get(tree, setting):
+        yield f"{name} needs {why}: set config.{setting}=True"
 
 
 def _stages(tree: Mapping[str, Any]) -> Iterator[str]:
@@ -79,6 +84,13 @@ def _batch_sizes(tree: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     yield "config.supervised.batch_size", tree["supervised"]["batch_size"]
 
 
-def _losses(loss: Any) -> list[str]:
-  nodes = loss if isinstance(loss, tuple) else (loss,)
-  return [str(node.get("name")) for node in nodes if isinstance(node, dict)]
+def _kernels(loss: Any) -> Iterator[tuple[str, Any]]:
+  """The kernels of a loss by their names, a wrapper's and what it is around as one."""
+  for node in loss if isinstance(loss, tuple) else (loss,):
+    if isinstance(node, dict):
+      spec = {key: value for key, value in node.items() if key != "weight"}
+      try:
+        kernel = lookup.resolve(spec, "larpo_jax.losses")
+      except ValueError:  # a wrong spec is said by its own check
+        continue
+      yield spec["name"], kernel

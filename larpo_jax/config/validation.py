@@ -136,7 +136,10 @@ def _spec(name: str, spec: Any, entry: Spec) -> None:
   if not isinstance(spec.get("name"), str) or not spec["name"]:
     listed = ", ".join(spec) or "nothing"
     raise ValueError(f"config.{name} needs a name, as in dict(name=...); it has {listed}")
-  for key, default in _arguments(name, dict(spec), entry).items():
+  arguments = _arguments(name, dict(spec), entry)
+  if isinstance(spec.get("kernel"), dict):  # of a wrapper; what it is around is a spec too
+    _spec(f"{name}.kernel", spec["kernel"], dataclasses.replace(entry, several=False))
+  for key, default in arguments.items():
     given = spec.get(key, default)
     if not isinstance(given, tuple | dict) and not (given is None and default is None):
       kind = given if default in (None, inspect.Parameter.empty) else default
@@ -156,7 +159,8 @@ def _arguments(name: str, spec: dict[str, Any], entry: Spec) -> dict[str, Any]:
       if spec["name"] not in known:
         given = spec.get("name")
         raise ValueError(f"no {given!r}{nearest(str(given), known)}; there are: {', '.join(known)}")
-    return lookup.keywords(lookup.resolve(spec, entry.package))
+    lookup.resolve(spec, entry.package)
+    return lookup.keywords(lookup.find(spec["name"], entry.package))
   except ValueError as error:
     raise ValueError(f"config.{name}: {error}") from error
 

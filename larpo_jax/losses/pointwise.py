@@ -11,7 +11,7 @@ from larpo_jax.losses._scores import marked
 from larpo_jax.types import Batch, LogProbs, Metrics
 
 
-@marked(needs_reference=False)
+@marked(compares=False, needs_reference=False)
 def sft(policy: LogProbs, reference: LogProbs, batch: Batch) -> tuple[jax.Array, Metrics]:
   """Cross-entropy of the best-labelled response, in nats per token.
 
@@ -26,7 +26,7 @@ def sft(policy: LogProbs, reference: LogProbs, batch: Batch) -> tuple[jax.Array,
   return loss, _scores.likelihood(policy, batch)
 
 
-@marked(needs_reference=False, couples_prompts=True)
+@marked(compares=False, needs_reference=False, couples_prompts=True)
 def sft_tokens(policy: LogProbs, reference: LogProbs, batch: Batch) -> tuple[jax.Array, Metrics]:
   """Cross-entropy of the best-labelled responses, one mean over the tokens of the batch.
 

@@ -17,7 +17,7 @@ from larpo_jax.types import Array, Batch, LogProbs, Metrics
 Result = tuple[jax.Array, Metrics]
 
 
-@marked(needs=("kl",), reads=("span",))
+@marked(needs=("kl",), reads=("span",), requires={"data.spans": "the edited spans of responses"})
 def rrpo(
   policy: LogProbs, reference: LogProbs, batch: Batch, *, beta: float = 0.1, alpha: float = 0.01
 ) -> Result:

@@ -19,7 +19,11 @@ from larpo_jax.types import Array, Batch, LogProbs, Metrics
 Result = tuple[jax.Array, Metrics]
 
 
-@marked(couples_prompts=True)
+@marked(
+  compares=False,
+  couples_prompts=True,
+  requires={"data.mismatched": "responses of other prompts, with label 0, for its baseline"},
+)
 def kto(
   policy: LogProbs,
   reference: LogProbs,
@@ -50,6 +54,7 @@ def kto(
   return loss, metrics | {"kl": jnp.broadcast_to(kl, loss.shape)}
 
 
+@marked(compares=False)
 def apo_zero_unpaired(
   policy: LogProbs,
   reference: LogProbs,
@@ -72,7 +77,12 @@ def apo_zero_unpaired(
   return _labelled(good, bad, reward, policy, batch)
 
 
-@marked(couples_prompts=True, statistics=_running.nothing_yet, reads=("importance",))
+@marked(
+  compares=False,
+  couples_prompts=True,
+  reads=("importance",),
+  statistics=_running.nothing_yet,
+)
 def bco(
   policy: LogProbs,
   reference: LogProbs,
@@ -105,7 +115,7 @@ def bco(
   return loss, metrics | {"bco/delta": jnp.broadcast_to(new["mean"], loss.shape)}, new
 
 
-@marked(couples_prompts=True)
+@marked(compares=False, couples_prompts=True)
 def dro(policy: LogProbs, reference: LogProbs, batch: Batch, *, tau: float = 1.0) -> Result:
   """Direct reward optimisation: scalar rewards of single responses, against a value of the prompt.
 
