@@ -17,7 +17,7 @@ FLOORS = [
   | {"objective"},
   {"train_step", "micro_batches", "evaluators", "sampling"},
   {"train", "session", "stage", "loop", "rounds", "curves"},
-  {"main", "inspect", "sweep", "report"},
+  {"main", "inspect", "explain", "sweep", "report"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 MODULES = sorted(PACKAGE.rglob("*.py"))
