@@ -31,7 +31,7 @@ def base():
 
   config.data = ml_collections.ConfigDict()
   config.data.train = dict(path="", split="")  # what `datasets` reads: files, a directory, a hub id
-  config.data.test = dict(path="", split="")
+  config.data.test = dict(path="", split="", reader=None)  # None: the same as data.reader
   config.data.reader = dict(name="readers.pairs")  # row -> prompt, responses, labels
   config.data.candidates = 0  # responses kept of a longer list; 0: all
   config.data.batch_size = 8  # prompts a step, over all processes

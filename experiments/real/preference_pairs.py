@@ -50,5 +50,5 @@ def get_config(arg="hh_rlhf_harmless"):
 def sweep():
   """The strength of the pull to the reference, with and without smoothed labels."""
   for beta in (0.05, 0.1, 0.5):
-    for label_smoothing in (0.0, 0.1):
-      yield {"loss": dict(name="pairwise.dpo", beta=beta, label_smoothing=label_smoothing)}
+    for name in ("dpo", "cdpo"):
+      yield {"loss": dict(name=f"pairwise.{name}", beta=beta)}
