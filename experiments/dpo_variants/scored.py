@@ -4,7 +4,8 @@ r"""What a reward model's scores add to verdicts: distillation, soft labels, ada
         --config.model.path=CHECKPOINT --config.loss.name=scored.soft_label
 
 The data is math_rm_listwise under $LARPO_DATA, default ../shared/data: eight solutions a problem,
-labelled by whether they are correct, and scored by a reward model.
+scored by a reward model, which ranks them too. Where a judge who prefers and one who scores are
+two, name the second one's column: --config.data.reader.second_scores=COLUMN.
 
 TIME
 """
@@ -23,14 +24,15 @@ def get_config(arg=""):
     name="readers.lists",
     prompt="question",
     responses="candidates.text",
-    scores="candidates.is_correct",
-    second_scores="candidates.rm_score",
+    scores="candidates.rm_score",
+    second_scores="",
   )
+  config.data.candidates = 4
   config.data.chat = True
   config.data.batch_size = 4
   config.data.max_prompt = 96
   config.data.max_response = 128
-  config.data.skip = ("all_tied", "one_candidate", "equal_after_truncation")
+  config.data.skip = ("one_candidate", "equal_after_truncation")
 
   config.loss = dict(name="scored.madpo", beta=0.1)
   config.epochs = 2.0

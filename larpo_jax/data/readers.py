@@ -234,11 +234,11 @@ def _list(row: Row, column: str) -> list[Any]:
 
 
 def _numbers(row: Row, column: str, count: int) -> list[float]:
-  """A number for each of count responses; a verdict, true or false, is 1 or 0."""
+  """A number for each of count responses."""
   values = _list(row, column)
   if len(values) != count:
     raise BadRow("unequal_lengths", f"{count} responses and {len(values)} of {column}")
-  return [float(v) if isinstance(v, bool) else _number(v, column) for v in values]
+  return [_number(value, column) for value in values]
 
 
 def _both(row: Row, chosen: str, rejected: str) -> list[float] | None:
