@@ -29,21 +29,22 @@ def learn(
   prompts: store.TokenizedData,
   reward: Reward,
   *,
+  before: Mapping[str, float],
   evaluate: Callable[[Any], Mapping[str, float]],
 ) -> Any:
   """The parameters after all rounds: each takes the next rounds.prompts of the prompts.
 
-  Writes a row a round under the stage "rounds": how the policy does at its start, and what it
-  sampled.
+  Writes a row a round under the stage "rounds": how the policy does at its start, which before says
+  of params, and what it sampled.
   """
   config, rounds = session.config, session.config.rounds
   earlier: list[store.TokenizedData] = []
   for number in range(rounds.count):
     lists = retrieve(session, params, number, prompts, reward)
-    known = stage.remembered(
-      session, f"round_{number}" if number else "before", functools.partial(evaluate, params)
-    )
-    _write(session, number, {**loop.named(known), **_described(session, number)})
+    if number:
+      ask = functools.partial(evaluate, params)
+      before = stage.remembered(session, f"round_{number}", ask)
+    tell(session, number, before, _described(session, number))
     data = remember(session, number, [*earlier, lists])
     earlier = {"none": [], "previous": [lists], "all": [*earlier, lists]}[rounds.memory]
     params = stage.train(
@@ -57,9 +58,15 @@ def learn(
       steps=rounds.steps_per_round,
       epochs=config.epochs,
     )
-  known = stage.remembered(session, "after", functools.partial(evaluate, params))
-  _write(session, rounds.count, loop.named(known))
   return params
+
+
+def tell(
+  session: Session, number: int, results: Mapping[str, float], lists: Mapping[str, float] = {}
+) -> None:
+  """Writes the row of a round: the results of its start, and what its lists are like."""
+  session.writer.rewind(number - 1, stage="rounds")  # a resumed run writes this row again
+  session.writer.write(number, {**loop.named(results), **lists}, stage="rounds")
 
 
 def retrieve(
@@ -162,11 +169,6 @@ def _judged(session: Session, asked: Any, drawn: Any, reward: Reward) -> Any:
     tokens = Tokens(asked.prompt[b, 0][asked.prompt_mask[b, 0]], responses, masks, labels)
     line = dict(prompt=questions[b], responses=texts[b], scores=labels)
     yield int(asked.row[b]), tokens, line | {"finished": drawn.finished[b].tolist()}
-
-
-def _write(session: Session, number: int, metrics: Mapping[str, float]) -> None:
-  session.writer.rewind(number - 1, stage="rounds")  # a resumed run writes this row again
-  session.writer.write(number, metrics, stage="rounds")
 
 
 def _described(session: Session, number: int) -> dict[str, float]:

@@ -49,8 +49,9 @@ def run(config: Any, workdir: str) -> None:
     workdir_lib.record_run(directory, config)
     done = directory / "results" / "summary.json"
     if done.exists():
-      _show(json.loads(done.read_text()))
-      print(f"{directory} is finished; another --workdir, or delete it, to run again")
+      if jax.process_index() == 0:
+        _show(json.loads(done.read_text()))
+        print(f"{directory} is finished; another --workdir, or delete it, to run again")
       return
     writer = writers.Writer(directory)
     try:
@@ -74,10 +75,12 @@ def _stages(session: Session, params: Any) -> dict[str, Any]:
   before = stage.remembered(session, "before", lambda: evaluate(params))
   if config.rounds is not None:
     prompts, reward = _prompts(session), lookup.resolve(config.reward, "larpo_jax.rewards")
-    learned = rounds.learn(session, params, prompts, reward, evaluate=evaluate)
+    learned = rounds.learn(session, params, prompts, reward, before=before, evaluate=evaluate)
   else:
     learned = _align(session, params, evaluate)
   after = stage.remembered(session, "after", lambda: evaluate(learned))
+  if config.rounds is not None:
+    rounds.tell(session, config.rounds.count, after)
   if config.export:
     export(session, learned)
   return {"before": before, "after": after}
@@ -198,9 +201,10 @@ def _written(session: Session, start: Any, params: Any) -> dict[str, float]:
   limit = config.rounds.max_tokens if config.rounds is not None else config.data.max_response
   asked = next(batching.prompt_batches(data, batch_size=size, shuffle=False, shapes=1))
   texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
+  draw = functools.partial(session.sample, max_tokens=limit, eos=data.end, pad=data.pad)
   return generation.generation(
-    functools.partial(session.sample, max_tokens=limit, eos=data.end, pad=data.pad),
-    lambda params, batch: session.score(session.whole(params), batch),
+    lambda *asked, **how: stage.gathered(draw(*asked, **how)),
+    lambda params, batch: stage.gathered(session.score(session.whole(params), batch)),
     params,
     start,
     generation.Prompts(texts, asked.prompt, asked.prompt_mask),

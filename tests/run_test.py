@@ -1,69 +1,15 @@
 """Whole runs as a user starts them: killed, stopped, finished, and refused in one sentence."""
 
-import hashlib
 import json
-import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-import safetensors.numpy
 import tiny_checkpoint
+from whole_runs import QUICK, digest, finish, make_pairs, real, start
 
 from larpo_jax import preemption
-
-ROOT = pathlib.Path(__file__).parent.parent
-QUICK = [
-  "--config=experiments/quickstart.py:smoke",
-  "--config.supervised.steps=12",
-  "--config.rounds.steps_per_round=6",
-  "--config.rounds.count=2",
-  "--config.checkpoint.every=2",
-]
-TIMINGS = ("throughput/", "time/")
-
-
-def start(workdir, *arguments, cache, **environment):
-  """One device and a shared compilation cache, so that a run starts fast."""
-  settings = {
-    **os.environ,
-    "XLA_FLAGS": " ".join(f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f),
-    "JAX_PLATFORMS": "cpu",
-    "LARPO_CACHE": str(cache),
-    "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  return subprocess.Popen(
-    [sys.executable, "-m", "larpo_jax.main", f"--workdir={workdir}", *arguments],
-    cwd=ROOT,
-    env=settings | environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-
-
-def finish(process, timeout=300):
-  output, _ = process.communicate(timeout=timeout)
-  return process.returncode, output
-
-
-def digest(workdir):
-  """Everything that a run computes: weights bit by bit, lists, metrics without timings."""
-  found = {}
-  tensors = safetensors.numpy.load_file(workdir / "export" / "model.safetensors")
-  found["weights"] = {name: hashlib.sha256(x.tobytes()).hexdigest() for name, x in tensors.items()}
-  for path in sorted(workdir.glob("rounds/*/candidates.jsonl")):
-    found[str(path.relative_to(workdir))] = path.read_text()
-  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  keep = lambda row: {k: v for k, v in row.items() if not k.startswith(TIMINGS)}  # noqa: E731
-  found["metrics"] = sorted(json.dumps(keep(row), sort_keys=True) for row in rows)
-  found["summary"] = json.loads((workdir / "results" / "summary.json").read_text())
-  return found
 
 
 @pytest.fixture(scope="module")
@@ -138,21 +84,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-  path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-  row = '{{"prompt": "a{0}", "chosen": "yes {0}", "rejected": "no {0}"}}\n'
-  path.write_text("".join(row.format(i) for i in range(16)))
-  return path
-
-
-def real(checkpoint, data, *more):
-  return [
-    "--config=experiments/real/preference_pairs.py:smoke",
-    f"--config.model.path={checkpoint}",
-    f"--config.data.train.path={data}",
-    f"--config.data.test.path={data}",
-    "--config.data.reader.prompt=prompt",
-    *more,
-  ]
+  return make_pairs(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", 16)
 
 
 def test_any_checkpoint_and_any_data_from_the_command_line(checkpoint, pairs, tmp_path, cache):

@@ -78,13 +78,14 @@ def write(
 ) -> None:
   """Writes any module's parameters under the names in tensors, and what stands beside them."""
   target = pathlib.Path(directory)
-  first = jax.process_index() == 0
+  if jax.process_index() > 0:
+    for _ in _stored(params, tensors, np.dtype(dtype)):
+      pass  # takes part in the gathering
+    return
   target.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
     staging = pathlib.Path(name)
-    _write_weights(staging, params, tensors, np.dtype(dtype), shard_bytes, first)
-    if not first:
-      return
+    _write_weights(staging, params, tensors, np.dtype(dtype), shard_bytes)
     if tokenizer is not None:
       tokenizer.save_pretrained(str(staging))
     ids = {key: settings.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -111,14 +112,11 @@ def _write_weights(
   tensors: Mapping[Path, Tensor],
   dtype: np.dtype,
   shard_bytes: int,
-  first: bool,
 ) -> None:
   files: list[pathlib.Path] = []
   contents: list[list[str]] = []
   total = 0
   for shard in _shards(_stored(params, tensors, dtype), shard_bytes):
-    if not first:
-      continue  # it took part in the gathering
     files.append(directory / f"shard-{len(files)}")
     contents.append(list(shard))
     total += sum(array.nbytes for array in shard.values())
@@ -150,15 +148,19 @@ def _shards(
   yield shard
 
 
+def gathered(value: jax.Array) -> np.ndarray:
+  """The whole of a weight, on every process."""
+  if not value.is_fully_addressable:
+    value = multihost_utils.process_allgather(value, tiled=True)
+  return np.asarray(value)
+
+
 def _stored(
   params: nnx.State, tensors: Mapping[Path, Tensor], dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Each tensor of the checkpoint; one stacked weight is on the host at a time."""
   for path, variable in nnx.to_flat_state(params):
-    value, tensor = variable.get_value(), tensors[path]
-    if not value.is_fully_addressable:
-      value = multihost_utils.process_allgather(value, tiled=True)
-    weight = np.asarray(value).astype(dtype)
+    tensor, weight = tensors[path], gathered(variable.get_value()).astype(dtype)
     if "{}" not in tensor.name:
       yield tensor.name, names.to_stored(weight, tensor)
       continue
