@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from larpo_jax.data import batching, dataset
+from larpo_jax.data import batching, dataset, truncation
 from larpo_jax.data import tokenizer as tokenizers
 from larpo_jax.data.store import TokenizedData
 
@@ -41,7 +41,7 @@ def show(
   console.rule(f"{len(data)} lists of up to {data.candidates} responses, {data.report.source}")
   for index in range(min(rows, len(data))):
     show_row(data, index, tokenizer, console)
-  console.print(truncation(data))
+  console.print(truncation.table(data.report))
   lengths = {"prompt": data.prompt_lengths, "response": data.all_lengths()}
   for name, values in lengths.items():
     if len(values):
@@ -61,23 +61,6 @@ def show_row(
     console.print(f"[bold]label {label:g}[/], {int(mask.sum())} of {len(ids)} tokens trained on")
     console.print(_text(tokenizer, ids, ("trained" if on else "context" for on in mask)))
   console.print()
-
-
-def truncation(data: TokenizedData) -> Table:
-  """What was cut, in rows and in tokens."""
-  table = Table("", "all", "cut", "share", title="truncation", title_justify="left")
-  notes, rejected = data.report.notes, data.report.rejected
-  for name in ("prompts", "prompt_tokens", "responses", "response_tokens"):
-    whole, cut = notes[name], notes[f"{name}_cut"]
-    table.add_row(name.replace("_", " "), f"{whole}", f"{cut}", f"{cut / max(whole, 1):.1%}")
-  rows = data.report.rows
-  for name in ("overlong", "equal_after_truncation"):
-    lost = rejected[name]
-    table.add_row(f"lists dropped: {name}", f"{rows}", f"{lost}", f"{lost / max(rows, 1):.1%}")
-  thinned = notes["candidates_thinned"]
-  whole = notes["responses"] + thinned
-  table.add_row("candidates thinned", f"{whole}", f"{thinned}", f"{thinned / max(whole, 1):.1%}")
-  return table
 
 
 def histogram(name: str, lengths: np.ndarray) -> Table:

@@ -17,7 +17,7 @@ from rich import console, table
 from larpo_jax import curves, lookup, preemption, rounds, stage, worlds, writers
 from larpo_jax import session as session_lib
 from larpo_jax import workdir as workdir_lib
-from larpo_jax.data import batching, dataset
+from larpo_jax.data import batching, dataset, truncation
 from larpo_jax.evaluators import generation, preference
 from larpo_jax.models import huggingface, lora
 from larpo_jax.session import Session
@@ -165,7 +165,10 @@ def _jsonl(session: Session, name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def read(session: Session, which: str, path: str = "", reader: str = "") -> dataset.TokenizedData:
-  """The rows of config.data's train or test, or of another path and reader under its limits."""
+  """The rows of config.data's train or test, or of another path and reader under its limits.
+
+  Says what was read; of what is trained on, in a table what the limits cut.
+  """
   node = session.config.data.to_dict()
   if path:
     node |= {which: dict(path=path, split="", reader=dict(name=reader))}
@@ -179,6 +182,8 @@ def read(session: Session, which: str, path: str = "", reader: str = "") -> data
     )
   if jax.process_index() == 0:
     print(data.report, file=sys.stderr)
+    if which == "train":
+      console.Console(stderr=True).print(truncation.table(data.report))
   return data
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import time
 
@@ -77,6 +78,45 @@ def test_sigterm_saves_and_asks_to_be_started_again(whole, tmp_path, cache):
   assert digest(tmp_path) == digest(reference)
 
 
+# Sends itself a signal when it samples for the n-th time.
+SIGNALLED = """
+import os, runpy
+from larpo_jax import sampling
+sample, left = sampling.sample, int(os.environ["NTH"])
+def sampling_until(*arguments, **how):
+  global left
+  left -= 1
+  if left == 0:
+    os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+  return sample(*arguments, **how)
+sampling.sample = sampling_until
+runpy.run_module("larpo_jax.main", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_killed_and_stopped_in_the_middle_of_sampling(whole, tmp_path, cache):
+  reference, _, _ = whole
+  quick = [*QUICK, "--config.rounds.batch_size=2"]  # 4 batches of prompts a round
+
+  def run(nth, number):
+    environment = dict(NTH=str(nth), SIGNAL=str(int(number)))
+    return finish(start(tmp_path, *quick, cache=cache, code=SIGNALLED, **environment))
+
+  code, output = run(2 + 3, signal.SIGKILL)  # an evaluation samples twice; then round 0
+  assert code == -signal.SIGKILL, output
+  assert (tmp_path / "results" / "before.json").exists()
+  assert not (tmp_path / "rounds").exists()
+  code, output = run(4 + 3, signal.SIGTERM)  # all of round 0 again, and part of round 1
+  assert code == preemption.REQUEUE, output
+  assert "stopped between training steps" in output
+  assert (tmp_path / "rounds" / "0" / "candidates.jsonl").exists()
+  assert not (tmp_path / "rounds" / "1").exists()
+  code, output = finish(start(tmp_path, *quick, cache=cache))
+  assert code == 0, output
+  assert digest(tmp_path) == digest(reference)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
   return tiny_checkpoint.make(tmp_path_factory.mktemp("checkpoint"))
@@ -88,9 +128,16 @@ def pairs(tmp_path_factory):
 
 
 def test_any_checkpoint_and_any_data_from_the_command_line(checkpoint, pairs, tmp_path, cache):
-  code, output = finish(start(tmp_path, *real(checkpoint, pairs), cache=cache))
+  short = "--config.data.max_response=4"
+  code, output = finish(start(tmp_path, *real(checkpoint, pairs), short, cache=cache))
   assert code == 0, output
   assert "preference accuracy" in output
+  # 16 rows of "yes 0" and "no 0", a token each letter and one that ends it.
+  cut, _, rest = output.partition("align: ")
+  assert f"truncation of {pairs}" in cut.replace("\n", "")
+  assert re.search(r"responses +│ 32 +│ 32 +│ 100.0%", cut), cut
+  assert re.search(r"response tokens +│ 188 +│ 60 +│ 31.9%", cut), cut
+  assert "truncation" not in rest
 
 
 def wrong(name, tmp_path, checkpoint, pairs):
