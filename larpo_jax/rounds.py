@@ -129,30 +129,44 @@ def _sample(
 ) -> tuple[list[tuple[int, Tokens]], list[dict[str, Any]]]:
   """A round's rows of tokens, and its lines of text."""
   rounds = session.config.rounds
-  count = -(-rounds.prompts // rounds.batch_size)
+  turn = _Turn(prompts, number, rounds.prompts)
   feed = batching.prompt_batches(
-    prompts,
-    batch_size=rounds.batch_size,
-    shuffle=False,
-    shapes=1,
-    start=number * count,
-    shard=stage.shard(),
+    turn, batch_size=rounds.batch_size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
   )
+  count = -(-len(turn) // rounds.batch_size)
   key = session.key(2, number)
   how = {name: rounds[name] for name in SAMPLED} | dict(eos=prompts.end, pad=prompts.pad)
   rows: list[tuple[int, Tokens]] = []
   lines: list[dict[str, Any]] = []
   with writers.Progress(f"retrieve {number}", total=count, unit="batch") as progress:
-    for done, batch in zip(range(1, count + 1), feed):
+    for done, batch in enumerate(feed, 1):
       session.poll()
       asked = session.put(batch)
-      drawn = session.sample(params, asked.prompt, asked.prompt_mask, key, rows=asked.row, **how)
+      noise = asked.row + number * rounds.prompts
+      drawn = session.sample(params, asked.prompt, asked.prompt_mask, key, rows=noise, **how)
       found = stage.gathered((asked, drawn))
       progress.update(done, tokens=int(found[1].mask.sum()), responses=found[1].finished.size)
       for row, tokens, line in _judged(session, found[0], found[1], reward):
-        rows.append((row, tokens))
+        rows.append((int(turn.rows[row]), tokens))
         lines.append(line)
   return rows, lines
+
+
+class _Turn:
+  """The prompts of a round, as data to batch: the next ones, from the first on after the last."""
+
+  def __init__(self, prompts: store.TokenizedData, number: int, count: int) -> None:
+    self.rows = np.arange(number * count, (number + 1) * count) % len(prompts)
+    self.prompt_lengths = prompts.prompt_lengths[self.rows]
+    self.response_lengths = prompts.response_lengths[self.rows]
+    self.pad, self.candidates = prompts.pad, prompts.candidates
+    self._prompts = prompts
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> Tokens:
+    return self._prompts[int(self.rows[index])]
 
 
 def _judged(session: Session, asked: Any, drawn: Any, reward: Reward) -> Any:
