@@ -24,7 +24,6 @@ from larpo_jax.data import tokenizer as tokenizers
 from larpo_jax.data.store import TokenizedData
 
 BARS = 40  # characters of the longest bar
-LISTED = 10  # rejected rows that are shown
 STYLES = {"prompt": "dim", "trained": "black on green", "context": "black on yellow"}
 
 
