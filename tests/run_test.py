@@ -10,7 +10,7 @@ import pytest
 import tiny_checkpoint
 from whole_runs import QUICK, digest, finish, make_pairs, real, start
 
-from larpo_jax import preemption
+from larpo_jax import preemption, writers
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,11 @@ def test_a_run_says_and_writes_what_it_did(whole):
   assert list(workdir.rglob("events.out.tfevents.*"))
   assert list(workdir.rglob("*.png"))
   assert json.loads((workdir / "config.json").read_text())["loss"]["name"] == "listwise.listmle"
+  # The policy of a round's start is the round's reference.
+  rows = {(row["stage"], row["step"]): row for row in writers.read(workdir)}
+  for number in (0, 1):
+    margins = [rows[f"round_{number}", step]["rewards/margins"] for step in (1, 6)]
+    assert margins[0] == pytest.approx(0, abs=1e-6) != margins[1]
 
 
 def test_the_same_command_again_says_that_it_is_finished(whole, cache):
