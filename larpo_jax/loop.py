@@ -156,6 +156,8 @@ class _Log:
     self.name, self.plan, self.writer, self.rate = name, plan, writer, rate
     self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
     self.late: _Late | None = None
+    self.stepped = False  # whether a step began since the rates were last taken
+    self.rates: dict[str, float] = {}
     self.skipped_rows: deque[list[int]] = deque(maxlen=SKIPS_ALLOWED)
     self.since, self.tokens, self.responses, self.data_wait = time.perf_counter(), 0, 0, 0.0
 
@@ -168,6 +170,7 @@ class _Log:
 
   def follow(self, step: int, metrics: Metrics, batch: Batch, progress: writers.Progress) -> None:
     """Reads the step before this one, which was just dispatched."""
+    self.stepped = True
     self.catch_up(progress)
     rows, responses = np.asarray(batch.row), int(np.sum(batch.valid))
     self.late = _Late(step, metrics, rows, _tokens(batch), responses)
@@ -202,16 +205,20 @@ class _Log:
       )
 
   def _throughput(self) -> dict[str, float]:
+    """Rates since they were last taken; the same again for steps that are read in one go."""
+    if self.rates and not self.stepped:
+      return self.rates
     seconds = max(time.perf_counter() - self.since, 1e-9)
-    rates = {
+    self.rates = {
       "throughput/tokens_per_second": self.tokens / seconds,
       "throughput/responses_per_second": self.responses / seconds,
       "throughput/data_wait": self.data_wait / seconds,
     }
     if self.peak_flops:
-      rates["throughput/mfu"] = self.tokens * self.flops_per_token / seconds / self.peak_flops
+      self.rates["throughput/mfu"] = self.tokens * self.flops_per_token / seconds / self.peak_flops
     self.since, self.tokens, self.responses, self.data_wait = time.perf_counter(), 0, 0, 0.0
-    return rates
+    self.stepped = False
+    return self.rates
 
 
 def _tokens(batch: Batch) -> int:

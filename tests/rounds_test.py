@@ -147,6 +147,35 @@ def test_lists_are_sampled_by_the_rounds_own_policy_and_scored_by_the_reward(run
   assert lists(moved) != lists(data)
 
 
+def test_prompts_that_come_again_are_answered_anew(run):
+  here, params = run(prompts=ROUNDS * PROMPTS)
+  prompts = train._prompts(here)
+  here.config.rounds.prompts = 2 * len(prompts)  # each prompt twice in a round
+  data = rounds.retrieve(here, params, 0, prompts, rules.brevity)
+  answers = {}
+  for source, (_, responses, _) in zip(data.sources.tolist(), lists(data)):
+    answers.setdefault(source, []).append(responses)
+  assert len(answers) == len(prompts)
+  assert all(len({json.dumps(each) for each in twice}) == len(twice) for twice in answers.values())
+
+
+def test_a_key_depends_on_the_seed_and_on_what_it_is_for(run):
+  here, _ = run()
+  config = here.config.copy_and_resolve_references()
+  config.seed += 1
+  other = dataclasses.replace(here, config=config)
+  keys = [here.key(), here.key(2), here.key(3), here.key(2, 0), here.key(2, 1), other.key(2, 0)]
+  assert len({jax.random.key_data(key).tobytes() for key in keys}) == len(keys)
+  assert (jax.random.key_data(here.key(2, 1)) == jax.random.key_data(keys[4])).all()
+
+
+def test_only_what_counts_is_decoded(run):
+  here, _ = run()
+  (ids,) = here.tokenizer(["12+3"], add_special_tokens=False)["input_ids"]
+  mask = np.asarray([[[1, 0, 1, 1]]])
+  assert here.decode(np.asarray([[ids]]), mask) == [["1+3"]]
+
+
 def test_stopped_in_the_middle_of_sampling_a_round_is_sampled_again_the_same(run, tmp_path):
   whole, params = run()
   prompts = train._prompts(whole)
