@@ -105,6 +105,24 @@ def smoke(config):
   return config
 
 
+def real(arg, reader, columns):
+  """(base() on a checkpoint and one of the data sets, what else arg says).
+
+  columns maps the names of the sets to what the reader takes, the default set first; arg is one of
+  them, `smoke`, or DATA,smoke.
+  """
+  first = next(iter(columns))
+  name, _, size = (arg if arg not in ("", "smoke") else f"{first},{arg}").partition(",")
+  if name not in columns:
+    raise ValueError(f"no data set {name!r} here; there are: {', '.join(columns)}")
+  config = base()
+  config.model.path = "runs/checkpoint"
+  config.data.train.path = data(name, "train")
+  config.data.test.path = data(name, "test")
+  config.data.reader = dict(name=reader, **columns[name])
+  return config, size
+
+
 def data(name, split):
   """The file of a data set under $LARPO_DATA, by default ../shared/data."""
   directory = os.environ.get("LARPO_DATA") or os.path.join("..", "shared", "data")
