@@ -11,7 +11,7 @@ import pytest
 import tiny_checkpoint
 
 from larpo_jax import config as config_lib
-from larpo_jax import lookup, train
+from larpo_jax import lookup, objective, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(p for p in (ROOT / "experiments").rglob("*.py") if p.name != "common.py")
@@ -131,8 +131,12 @@ def test_smoke_trains_on_a_mesh_of_three_axes(path, tmp_path, checkpoint, reques
     {"model.dtype": "bfloat16", "model.remat": "dots", "model.scan": False},
     {"loss": ({"name": "pairwise.dpo", "beta": 0.2}, {"name": "pointwise.sft", "weight": 0.1})},
     {"optimizer": {"name": "lion", "learning_rate": 1e-5}, "evaluate.every": 1},
+    {
+      "model.lora.rank": 4,
+      "loss": ({"name": "tokenwise.tdpo2"}, {"name": "batchwise.beta_dpo", "weight": 0.5}),
+    },
   ],
-  ids=["adapters and a live reference", "bfloat16", "a weighted sum", "lion"],
+  ids=["adapters and a live reference", "bfloat16", "a weighted sum", "lion", "statistics and kl"],
 )
 def test_settings_that_change_how_a_run_is_put_together(point, tmp_path, checkpoint):
   rows = [{"prompt": f"q{i}:", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(16)]
@@ -149,6 +153,9 @@ def test_settings_that_change_how_a_run_is_put_together(point, tmp_path, checkpo
   metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
   steps = [row for row in metrics if row["stage"] == "align" and "loss" in row]
   assert [row["step"] for row in steps] == [1, 2]
+  digest = objective.describe(config.loss)[1]
+  saved = (tmp_path / "run" / "checkpoints" / "align" / "2").rglob("*")
+  assert any(digest in path.read_text("latin-1") for path in saved if path.is_file())
   assert steps[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5), "the reference is the start"
   assert (tmp_path / "run" / "export" / "model.safetensors").exists()
   assert (tmp_path / "run" / "adapters").exists() == ("model.lora.rank" in point)
