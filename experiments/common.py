@@ -31,7 +31,7 @@ def base():
 
   config.data = ml_collections.ConfigDict()
   config.data.train = dict(path="", split="")  # what `datasets` reads: files, a directory, a hub id
-  config.data.test = dict(path="", split="")
+  config.data.test = dict(path="", split="", reader=None)  # None: the same as data.reader
   config.data.reader = dict(name="readers.pairs")  # row -> prompt, responses, labels
   config.data.candidates = 0  # responses kept of a longer list; 0: all
   config.data.batch_size = 8  # prompts a step, over all processes
@@ -103,6 +103,24 @@ def smoke(config):
     config.rounds.candidates = min(config.rounds.get("candidates", 4), 4)
     config.reward = dict(name="rules.brevity")  # so young a model earns no other
   return config
+
+
+def real(arg, reader, columns):
+  """(base() on a checkpoint and one of the data sets, what else arg says).
+
+  columns maps the names of the sets to what the reader takes, the default set first; arg is one of
+  them, `smoke`, or DATA,smoke.
+  """
+  first = next(iter(columns))
+  name, _, size = (arg if arg not in ("", "smoke") else f"{first},{arg}").partition(",")
+  if name not in columns:
+    raise ValueError(f"no data set {name!r} here; there are: {', '.join(columns)}")
+  config = base()
+  config.model.path = "runs/checkpoint"
+  config.data.train.path = data(name, "train")
+  config.data.test.path = data(name, "test")
+  config.data.reader = dict(name=reader, **columns[name])
+  return config, size
 
 
 def data(name, split):

@@ -40,6 +40,7 @@ def get_config(arg=""):
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
   config.rounds = dict(count=2, prompts=512, candidates=8, temperature=1.0, max_tokens=40)
+  config.rounds.update(batch_size=64, memory="none")  # prompts at a time; each round on its own
   config.data.batch_size = 32
   config.epochs = 1.0
   config.optimizer.learning_rate = 1.5e-4

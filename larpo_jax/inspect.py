@@ -19,13 +19,12 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from larpo_jax.data import batching, dataset
+from larpo_jax.data import batching, dataset, truncation
 from larpo_jax.data import tokenizer as tokenizers
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.data.store import TokenizedData
 
 BARS = 40  # characters of the longest bar
-LISTED = 10  # rejected rows that are shown
 STYLES = {"prompt": "dim", "trained": "black on green", "context": "black on yellow"}
 
 
@@ -42,7 +41,7 @@ def show(
   console.rule(f"{len(data)} lists of up to {data.candidates} responses, {data.report.source}")
   for index in range(min(rows, len(data))):
     show_row(data, index, tokenizer, console)
-  console.print(truncation(data))
+  console.print(truncation.table(data.report))
   lengths = {"prompt": data.prompt_lengths, "response": data.all_lengths()}
   for name, values in lengths.items():
     if len(values):
@@ -73,23 +72,6 @@ def _beside(tokens: Tokens, k: int) -> str:
     span = tokens.spans[k]
     parts.append(f", {int(span.max(initial=0))} edited spans of {int((span > 0).sum())} tokens")
   return "".join(parts)
-
-
-def truncation(data: TokenizedData) -> Table:
-  """What was cut, in rows and in tokens."""
-  table = Table("", "all", "cut", "share", title="truncation", title_justify="left")
-  notes, rejected = data.report.notes, data.report.rejected
-  for name in ("prompts", "prompt_tokens", "responses", "response_tokens"):
-    whole, cut = notes[name], notes[f"{name}_cut"]
-    table.add_row(name.replace("_", " "), f"{whole}", f"{cut}", f"{cut / max(whole, 1):.1%}")
-  rows = data.report.rows
-  for name in ("overlong", "equal_after_truncation"):
-    lost = rejected[name]
-    table.add_row(f"lists dropped: {name}", f"{rows}", f"{lost}", f"{lost / max(rows, 1):.1%}")
-  thinned = notes["candidates_thinned"]
-  whole = notes["responses"] + thinned
-  table.add_row("candidates thinned", f"{whole}", f"{thinned}", f"{thinned / max(whole, 1):.1%}")
-  return table
 
 
 def histogram(name: str, lengths: np.ndarray) -> Table:

@@ -48,6 +48,14 @@ class Plan:
   save_every: int = 100
   evaluate_every: int = 0
 
+  def saves(self, done: int) -> bool:
+    """Whether to save after so many steps: now and then, and at the end."""
+    return done == self.steps or (self.save_every > 0 and done % self.save_every == 0)
+
+  def evaluates(self, done: int) -> bool:
+    """Whether to evaluate after so many steps."""
+    return self.evaluate_every > 0 and done % self.evaluate_every == 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Outlet:
@@ -90,37 +98,24 @@ def fit(
   every checkpoint says of itself. Metrics are read one step late, so that the device never waits
   for the host. Raises Diverged, or Preempted once all is saved.
   """
-  start = 0
-  restored = outlet.store.restore(state)
-  if restored is not None:
-    state, start = restored.state, restored.step
-    batches.set_state(restored.data)
-  outlet.writer.rewind(start, stage=name)
+  state, start = _resume(state, batches, outlet, name)
   log = _Log(name, plan, outlet.writer, rate, flops_per_token, peak_flops)
-  late: _Late | None = None
   with writers.Progress(name, total=plan.steps, start=start) as progress:
-    for index in range(start, plan.steps):
-      waited = time.perf_counter()
-      batch = next(batches)
-      log.data_wait += time.perf_counter() - waited
+    for done in range(start + 1, plan.steps + 1):
+      batch = log.timed(batches)
       outlet.store.check()  # a save that failed stops the run now, not at the next one
-      done = index + 1
       state, metrics = step(state, put(batch))
-      if late is not None:
-        log.read(late, progress)
-      late = _Late(done, metrics, np.asarray(batch.row), _tokens(batch), int(np.sum(batch.valid)))
+      log.follow(done, metrics, batch, progress)
       stop = outlet.guard.poll(done)
-      evaluates = evaluate is not None and plan.evaluate_every and done % plan.evaluate_every == 0
-      saves = plan.save_every and done % plan.save_every == 0
-      if stop or evaluates or saves or done == plan.steps:
-        log.read(late, progress)
-        late = None
+      evaluates = evaluate is not None and plan.evaluates(done)
+      saves = stop or plan.saves(done)
+      if evaluates or saves:
+        log.catch_up(progress)
       if evaluates:
         outlet.writer.write(done, named(evaluate(state.params)), stage=name)  # type: ignore[misc]
-      if stop or saves or done == plan.steps:
-        outlet.store.save(
-          done, state, data=batches.get_state(), meta={"stage": name, **(meta or {})}
-        )
+      if saves:
+        about = {"stage": name, **(meta or {})}
+        outlet.store.save(done, state, data=batches.get_state(), meta=about)
       if stop and done < plan.steps:
         outlet.store.wait()
         raise Preempted(
@@ -128,6 +123,19 @@ def fit(
         )
   outlet.store.wait()
   return state
+
+
+def _resume(
+  state: TrainState, batches: Batches, outlet: Outlet, name: str
+) -> tuple[TrainState, int]:
+  """Where the latest good checkpoint stands, or step 0; batches and metrics go there with it."""
+  restored = outlet.store.restore(state)
+  start = 0
+  if restored is not None:
+    state, start = restored.state, restored.step
+    batches.set_state(restored.data)
+  outlet.writer.rewind(start, stage=name)
+  return state, start
 
 
 def named(results: Mapping[str, float]) -> dict[str, float]:
@@ -149,10 +157,33 @@ class _Log:
   ) -> None:
     self.name, self.plan, self.writer, self.rate = name, plan, writer, rate
     self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
+    self.late: _Late | None = None
+    self.stepped = False  # whether a step began since the rates were last taken
+    self.rates: dict[str, float] = {}
     self.skipped_rows: deque[list[int]] = deque(maxlen=SKIPS_ALLOWED)
     self.since, self.tokens, self.responses, self.data_wait = time.perf_counter(), 0, 0, 0.0
 
-  def read(self, late: _Late, progress: writers.Progress) -> None:
+  def timed(self, batches: Batches) -> Batch:
+    """The next batch; the wait for it is logged."""
+    waited = time.perf_counter()
+    batch = next(batches)
+    self.data_wait += time.perf_counter() - waited
+    return batch
+
+  def follow(self, step: int, metrics: Metrics, batch: Batch, progress: writers.Progress) -> None:
+    """Reads the step before this one, which was just dispatched."""
+    self.stepped = True
+    self.catch_up(progress)
+    rows, responses = np.asarray(batch.row), int(np.sum(batch.valid))
+    self.late = _Late(step, metrics, rows, _tokens(batch), responses)
+
+  def catch_up(self, progress: writers.Progress) -> None:
+    """Reads the step that nobody has read yet, if there is one."""
+    late, self.late = self.late, None
+    if late is not None:
+      self._read(late, progress)
+
+  def _read(self, late: _Late, progress: writers.Progress) -> None:
     """Blocks until that step is done; raises Diverged at the third non-finite one in a row."""
     metrics = {key: float(value) for key, value in jax.device_get(dict(late.metrics)).items()}
     self._guard(late, int(metrics["skipped"]))
@@ -176,16 +207,20 @@ class _Log:
       )
 
   def _throughput(self) -> dict[str, float]:
+    """Rates since they were last taken; the same again for steps that are read in one go."""
+    if self.rates and not self.stepped:
+      return self.rates
     seconds = max(time.perf_counter() - self.since, 1e-9)
-    rates = {
+    self.rates = {
       "throughput/tokens_per_second": self.tokens / seconds,
       "throughput/responses_per_second": self.responses / seconds,
       "throughput/data_wait": self.data_wait / seconds,
     }
     if self.peak_flops:
-      rates["throughput/mfu"] = self.tokens * self.flops_per_token / seconds / self.peak_flops
+      self.rates["throughput/mfu"] = self.tokens * self.flops_per_token / seconds / self.peak_flops
     self.since, self.tokens, self.responses, self.data_wait = time.perf_counter(), 0, 0, 0.0
-    return rates
+    self.stepped = False
+    return self.rates
 
 
 def _tokens(batch: Batch) -> int:

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
   except (ValueError, OSError, RuntimeError) as error:
     kept = _keep_traceback(workdir)
     print(f"larpo_jax: error: {config.redact(str(error))}{kept}", file=sys.stderr)
-    return 1
+    return processes.leave(1)
   return 0
 
 

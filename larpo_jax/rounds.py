@@ -29,21 +29,22 @@ def learn(
   prompts: store.TokenizedData,
   reward: Reward,
   *,
+  before: Mapping[str, float],
   evaluate: Callable[[Any], Mapping[str, float]],
 ) -> Any:
   """The parameters after all rounds: each takes the next rounds.prompts of the prompts.
 
-  Writes a row a round under the stage "rounds": how the policy does at its start, and what it
-  sampled.
+  Writes a row a round under the stage "rounds": how the policy does at its start, which before says
+  of params, and what it sampled.
   """
   config, rounds = session.config, session.config.rounds
   earlier: list[store.TokenizedData] = []
   for number in range(rounds.count):
     lists = retrieve(session, params, number, prompts, reward)
-    known = stage.remembered(
-      session, f"round_{number}" if number else "before", functools.partial(evaluate, params)
-    )
-    _write(session, number, {**loop.named(known), **_described(session, number)})
+    if number:
+      ask = functools.partial(evaluate, params)
+      before = stage.remembered(session, f"round_{number}", ask)
+    tell(session, number, before, _described(session, number))
     data = remember(session, number, [*earlier, lists])
     earlier = {"none": [], "previous": [lists], "all": [*earlier, lists]}[rounds.memory]
     params = stage.train(
@@ -57,9 +58,15 @@ def learn(
       steps=rounds.steps_per_round,
       epochs=config.epochs,
     )
-  known = stage.remembered(session, "after", functools.partial(evaluate, params))
-  _write(session, rounds.count, loop.named(known))
   return params
+
+
+def tell(
+  session: Session, number: int, results: Mapping[str, float], lists: Mapping[str, float] = {}
+) -> None:
+  """Writes the row of a round: the results of its start, and what its lists are like."""
+  session.writer.rewind(number - 1, stage="rounds")  # a resumed run writes this row again
+  session.writer.write(number, {**loop.named(results), **lists}, stage="rounds")
 
 
 def retrieve(
@@ -122,30 +129,44 @@ def _sample(
 ) -> tuple[list[tuple[int, Tokens]], list[dict[str, Any]]]:
   """A round's rows of tokens, and its lines of text."""
   rounds = session.config.rounds
-  count = -(-rounds.prompts // rounds.batch_size)
+  turn = _Turn(prompts, number, rounds.prompts)
   feed = batching.prompt_batches(
-    prompts,
-    batch_size=rounds.batch_size,
-    shuffle=False,
-    shapes=1,
-    start=number * count,
-    shard=stage.shard(),
+    turn, batch_size=rounds.batch_size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
   )
+  count = -(-len(turn) // rounds.batch_size)
   key = session.key(2, number)
   how = {name: rounds[name] for name in SAMPLED} | dict(eos=prompts.end, pad=prompts.pad)
   rows: list[tuple[int, Tokens]] = []
   lines: list[dict[str, Any]] = []
   with writers.Progress(f"retrieve {number}", total=count, unit="batch") as progress:
-    for done, batch in zip(range(1, count + 1), feed):
+    for done, batch in enumerate(feed, 1):
       session.poll()
       asked = session.put(batch)
-      drawn = session.sample(params, asked.prompt, asked.prompt_mask, key, rows=asked.row, **how)
+      noise = asked.row + number * rounds.prompts
+      drawn = session.sample(params, asked.prompt, asked.prompt_mask, key, rows=noise, **how)
       found = stage.gathered((asked, drawn))
       progress.update(done, tokens=int(found[1].mask.sum()), responses=found[1].finished.size)
       for row, tokens, line in _judged(session, found[0], found[1], reward):
-        rows.append((row, tokens))
+        rows.append((int(turn.rows[row]), tokens))
         lines.append(line)
   return rows, lines
+
+
+class _Turn:
+  """The prompts of a round, as data to batch: the next ones, from the first on after the last."""
+
+  def __init__(self, prompts: store.TokenizedData, number: int, count: int) -> None:
+    self.rows = np.arange(number * count, (number + 1) * count) % len(prompts)
+    self.prompt_lengths = prompts.prompt_lengths[self.rows]
+    self.response_lengths = prompts.response_lengths[self.rows]
+    self.pad, self.candidates = prompts.pad, prompts.candidates
+    self._prompts = prompts
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> Tokens:
+    return self._prompts[int(self.rows[index])]
 
 
 def _judged(session: Session, asked: Any, drawn: Any, reward: Reward) -> Any:
@@ -162,11 +183,6 @@ def _judged(session: Session, asked: Any, drawn: Any, reward: Reward) -> Any:
     tokens = Tokens(asked.prompt[b, 0][asked.prompt_mask[b, 0]], responses, masks, labels)
     line = dict(prompt=questions[b], responses=texts[b], scores=labels)
     yield int(asked.row[b]), tokens, line | {"finished": drawn.finished[b].tolist()}
-
-
-def _write(session: Session, number: int, metrics: Mapping[str, float]) -> None:
-  session.writer.rewind(number - 1, stage="rounds")  # a resumed run writes this row again
-  session.writer.write(number, metrics, stage="rounds")
 
 
 def _described(session: Session, number: int) -> dict[str, float]:

@@ -53,10 +53,7 @@ def train(
   config = session.config
   order = batching.schedule(data, batch_size=batch_size, shapes=config.data.shapes)
   steps = steps if steps >= 0 else max(1, math.ceil(epochs * order.per_epoch))
-  kernels = objective.resolve(loss)
-  formula, digest = objective.describe(loss)
-  if jax.process_index() == 0:
-    print(f"{name}: objective {digest}\n{textwrap.indent(formula, '  ')}", flush=True)
+  kernels, about = objective.resolve(loss), _announced(name, loss)
   chain, rate = optimizers.build(optimizer, steps, params)
   state, placed = _initial(session, params, chain, kernels)
   store = checkpoints.Store(session.workdir / "checkpoints" / name, keep=config.checkpoint.keep)
@@ -65,14 +62,7 @@ def train(
       restored = store.restore(state)
       if restored is not None and restored.step >= steps:
         return restored.state.params
-    reads = objective.needs_reference(kernels)
-    attach = cache_reference(session, params, data) if reads and config.reference.cache else None
-    live = params if reads and (attach is None or objective.asks(kernels, "kl")) else None
-    feed = dict(batch_size=batch_size, seed=config.seed, shapes=config.data.shapes)
-    batches = batching.batches(data, shard=shard(), attach=attach, **feed)
-    if reads:
-      first = next(batching.batches(data, shard=shard(), attach=attach, **feed))
-      _preflight(session, params, session.put(first), kernels)
+    batches, live = _feed(session, params, data, kernels, batch_size)
     step = train_step.make_train_step(
       model=session.model,
       scorer=session.scorer,
@@ -92,12 +82,35 @@ def train(
       outlet=loop.Outlet(store, session.writer, session.guard),
       rate=rate,
       evaluate=evaluate,
-      meta={"objective": formula, "objective_digest": digest},
+      meta=about,
       flops_per_token=6.0 * transformer.matmul_params(session.architecture),
       peak_flops=hardware.peak_flops(jnp.dtype(config.model.dtype)),
     ).params
   finally:
     store.close()
+
+
+def _announced(name: str, loss: Any) -> dict[str, str]:
+  """What every checkpoint of a stage says of its objective; printed as the stage starts."""
+  formula, digest = objective.describe(loss)
+  if jax.process_index() == 0:
+    print(f"{name}: objective {digest}\n{textwrap.indent(formula, '  ')}", flush=True)
+  return {"objective": formula, "objective_digest": digest}
+
+
+def _feed(
+  session: Session, params: Any, data: dataset.TokenizedData, kernels: Loss, batch_size: int
+) -> tuple[Any, Any]:
+  """The batches of a stage, and the weights of the reference where cached log-probs will not do."""
+  config = session.config
+  reads = objective.needs_reference(kernels)
+  attach = cache_reference(session, params, data) if reads and config.reference.cache else None
+  feed = dict(batch_size=batch_size, seed=config.seed, shapes=config.data.shapes)
+  start = functools.partial(batching.batches, data, shard=shard(), attach=attach, **feed)
+  if reads:
+    _preflight(session, params, session.put(next(start())), kernels)
+  live = reads and (attach is None or objective.asks(kernels, "kl"))
+  return start(), params if live else None
 
 
 def cache_reference(

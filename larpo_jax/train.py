@@ -17,7 +17,7 @@ from rich import console, table
 from larpo_jax import curves, lookup, preemption, rounds, stage, worlds, writers
 from larpo_jax import session as session_lib
 from larpo_jax import workdir as workdir_lib
-from larpo_jax.data import batching, dataset
+from larpo_jax.data import batching, dataset, truncation
 from larpo_jax.evaluators import generation, preference
 from larpo_jax.models import huggingface, lora
 from larpo_jax.session import Session
@@ -49,8 +49,9 @@ def run(config: Any, workdir: str) -> None:
     workdir_lib.record_run(directory, config)
     done = directory / "results" / "summary.json"
     if done.exists():
-      _show(json.loads(done.read_text()))
-      print(f"{directory} is finished; another --workdir, or delete it, to run again")
+      if jax.process_index() == 0:
+        _show(json.loads(done.read_text()))
+        print(f"{directory} is finished; another --workdir, or delete it, to run again")
       return
     writer = writers.Writer(directory)
     try:
@@ -74,10 +75,12 @@ def _stages(session: Session, params: Any) -> dict[str, Any]:
   before = stage.remembered(session, "before", lambda: evaluate(params))
   if config.rounds is not None:
     prompts, reward = _prompts(session), lookup.resolve(config.reward, "larpo_jax.rewards")
-    learned = rounds.learn(session, params, prompts, reward, evaluate=evaluate)
+    learned = rounds.learn(session, params, prompts, reward, before=before, evaluate=evaluate)
   else:
     learned = _align(session, params, evaluate)
   after = stage.remembered(session, "after", lambda: evaluate(learned))
+  if config.rounds is not None:
+    rounds.tell(session, config.rounds.count, after)
   if config.export:
     export(session, learned)
   return {"before": before, "after": after}
@@ -162,7 +165,10 @@ def _jsonl(session: Session, name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def read(session: Session, which: str, path: str = "", reader: str = "") -> dataset.TokenizedData:
-  """The rows of config.data's train or test, or of another path and reader under its limits."""
+  """The rows of config.data's train or test, or of another path and reader under its limits.
+
+  Says what was read; of what is trained on, in a table what the limits cut.
+  """
   node = session.config.data.to_dict()
   if path:
     node |= {which: dict(path=path, split="", reader=dict(name=reader))}
@@ -176,6 +182,8 @@ def read(session: Session, which: str, path: str = "", reader: str = "") -> data
     )
   if jax.process_index() == 0:
     print(data.report, file=sys.stderr)
+    if which == "train":
+      console.Console(stderr=True).print(truncation.table(data.report))
   return data
 
 
@@ -198,9 +206,10 @@ def _written(session: Session, start: Any, params: Any) -> dict[str, float]:
   limit = config.rounds.max_tokens if config.rounds is not None else config.data.max_response
   asked = next(batching.prompt_batches(data, batch_size=size, shuffle=False, shapes=1))
   texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
+  draw = functools.partial(session.sample, max_tokens=limit, eos=data.end, pad=data.pad)
   return generation.generation(
-    functools.partial(session.sample, max_tokens=limit, eos=data.end, pad=data.pad),
-    lambda params, batch: session.score(session.whole(params), batch),
+    lambda *asked, **how: stage.gathered(draw(*asked, **how)),
+    lambda params, batch: stage.gathered(session.score(session.whole(params), batch)),
     params,
     start,
     generation.Prompts(texts, asked.prompt, asked.prompt_mask),

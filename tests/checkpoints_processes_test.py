@@ -194,6 +194,10 @@ assert found.step == 2 and found.data == {"next": 2}
 for shard in found.state["x"].addressable_shards:
   np.testing.assert_array_equal(shard.data, whole[shard.index] * 2)
 store.save(3, make(5)); store.close()
+often = checkpoints.Store(sys.argv[1] + "-often", keep=2)
+for step in range(24):  # one process must not look while the other renames
+  often.save(step, make(step))
+often.wait(); often.close()
 print("done", flush=True)
 """
 

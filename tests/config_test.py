@@ -68,7 +68,7 @@ def test_base_and_the_table_hold_the_same_fields_and_defaults():
   rest = {
     name for name in base if not name.startswith(("loss.", "scorer.", "data.reader.", "rules."))
   }
-  assert rest == {"model.shape", "supervised", "rounds", "world", "reward"}
+  assert rest == {"model.shape", "data.test.reader", "supervised", "rounds", "world", "reward"}
 
 
 EXPERIMENTS = [p for p in sorted((ROOT / "experiments").rglob("*.py")) if p.stem != "common"]

@@ -26,6 +26,7 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("LARPO_DATA") or ROOT.parent / "shared" / "data")
 SEED = int(os.environ.get("LARPO_SEED") or random.SystemRandom().randrange(2**31))
+os.environ["LARPO_SEED"] = str(SEED)  # the same in every worker
 # Set where everything is installed: what is missing then fails instead of skipping.
 REQUIRE_ALL = os.environ.get("LARPO_REQUIRE_ALL") == "1"
 PEERS = "no peer"

@@ -11,7 +11,7 @@ import pytest
 import tiny_checkpoint
 
 from larpo_jax import config as config_lib
-from larpo_jax import train
+from larpo_jax import lookup, objective, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(p for p in (ROOT / "experiments").rglob("*.py") if p.name != "common.py")
@@ -63,14 +63,45 @@ print([name for name in ("jax", "flax", "transformers", "larpo_jax") if name in 
   assert found.stdout.strip() == "[]", found.stderr
 
 
+def test_every_kernel_and_wrapper_is_in_a_sweep():
+  """Of the pages on losses: a kernel that nobody can launch is not there."""
+  used = set()
+  for path in FILES:
+    if path.parent.name == "dpo_variants":
+      page = load(path)
+      for sweep in sweeps_of(page):
+        for point in sweep():
+          used |= set(named(point["loss"]))
+  assert used == set(lookup.names("larpo_jax.losses"))
+
+
+def named(loss):
+  """The names in a spec node, in those inside of it, or in several."""
+  if isinstance(loss, dict):
+    return [loss["name"], *(named(loss["kernel"]) if "kernel" in loss else [])]
+  return [name for node in loss for name in named(node)]
+
+
+def sweeps_of(page):
+  return [value for name, value in vars(page).items() if name.split("_")[0] == "sweep"]
+
+
+def test_all_pairwise_has_every_loss_of_a_pair():
+  page = load(ROOT / "experiments" / "dpo_variants" / "all_pairwise.py")
+  families = ("pairwise", "reference_free", "margins", "batchwise", "tokenwise", "exploration")
+  known = lookup.names("larpo_jax.losses")
+  assert sorted(page.NAMES) == [name for name in known if name.split(".")[0] in families]
+  smoke = page.get_config("smoke")
+  assert sorted(node["name"] for node in smoke.loss) == sorted(page.NAMES)
+
+
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_page_and_every_point_of_its_sweeps_are_valid(path):
   page = load(path)
   assert f"--config {path.relative_to(ROOT)}" in page.__doc__, "the docstring gives the command"
   config_lib.validate(page.get_config())
-  sweeps = [value for name, value in vars(page).items() if name.split("_")[0] == "sweep"]
-  assert sweeps, "a page has a sweep"
-  for sweep in sweeps:
+  assert sweeps_of(page), "a page has a sweep"
+  for sweep in sweeps_of(page):
     points = list(sweep())
     assert len(points) == len({json.dumps(point, sort_keys=True) for point in points}) > 1
     for point in points:
@@ -100,8 +131,12 @@ def test_smoke_trains_on_a_mesh_of_three_axes(path, tmp_path, checkpoint, reques
     {"model.dtype": "bfloat16", "model.remat": "dots", "model.scan": False},
     {"loss": ({"name": "pairwise.dpo", "beta": 0.2}, {"name": "pointwise.sft", "weight": 0.1})},
     {"optimizer": {"name": "lion", "learning_rate": 1e-5}, "evaluate.every": 1},
+    {
+      "model.lora.rank": 4,
+      "loss": ({"name": "tokenwise.tdpo2"}, {"name": "batchwise.beta_dpo", "weight": 0.5}),
+    },
   ],
-  ids=["adapters and a live reference", "bfloat16", "a weighted sum", "lion"],
+  ids=["adapters and a live reference", "bfloat16", "a weighted sum", "lion", "statistics and kl"],
 )
 def test_settings_that_change_how_a_run_is_put_together(point, tmp_path, checkpoint):
   rows = [{"prompt": f"q{i}:", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(16)]
@@ -118,6 +153,9 @@ def test_settings_that_change_how_a_run_is_put_together(point, tmp_path, checkpo
   metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
   steps = [row for row in metrics if row["stage"] == "align" and "loss" in row]
   assert [row["step"] for row in steps] == [1, 2]
+  digest = objective.describe(config.loss)[1]
+  saved = (tmp_path / "run" / "checkpoints" / "align" / "2").rglob("*")
+  assert any(digest in path.read_text("latin-1") for path in saved if path.is_file())
   assert steps[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5), "the reference is the start"
   assert (tmp_path / "run" / "export" / "model.safetensors").exists()
   assert (tmp_path / "run" / "adapters").exists() == ("model.lora.rank" in point)

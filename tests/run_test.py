@@ -1,69 +1,16 @@
 """Whole runs as a user starts them: killed, stopped, finished, and refused in one sentence."""
 
-import hashlib
 import json
-import os
-import pathlib
 import random
+import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-import safetensors.numpy
 import tiny_checkpoint
+from whole_runs import QUICK, digest, finish, make_pairs, real, start
 
-from larpo_jax import preemption
-
-ROOT = pathlib.Path(__file__).parent.parent
-QUICK = [
-  "--config=experiments/quickstart.py:smoke",
-  "--config.supervised.steps=12",
-  "--config.rounds.steps_per_round=6",
-  "--config.rounds.count=2",
-  "--config.checkpoint.every=2",
-]
-TIMINGS = ("throughput/", "time/")
-
-
-def start(workdir, *arguments, cache, **environment):
-  """One device and a shared compilation cache, so that a run starts fast."""
-  settings = {
-    **os.environ,
-    "XLA_FLAGS": " ".join(f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f),
-    "JAX_PLATFORMS": "cpu",
-    "LARPO_CACHE": str(cache),
-    "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  return subprocess.Popen(
-    [sys.executable, "-m", "larpo_jax.main", f"--workdir={workdir}", *arguments],
-    cwd=ROOT,
-    env=settings | environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-
-
-def finish(process, timeout=300):
-  output, _ = process.communicate(timeout=timeout)
-  return process.returncode, output
-
-
-def digest(workdir):
-  """Everything that a run computes: weights bit by bit, lists, metrics without timings."""
-  found = {}
-  tensors = safetensors.numpy.load_file(workdir / "export" / "model.safetensors")
-  found["weights"] = {name: hashlib.sha256(x.tobytes()).hexdigest() for name, x in tensors.items()}
-  for path in sorted(workdir.glob("rounds/*/candidates.jsonl")):
-    found[str(path.relative_to(workdir))] = path.read_text()
-  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  keep = lambda row: {k: v for k, v in row.items() if not k.startswith(TIMINGS)}  # noqa: E731
-  found["metrics"] = sorted(json.dumps(keep(row), sort_keys=True) for row in rows)
-  found["summary"] = json.loads((workdir / "results" / "summary.json").read_text())
-  return found
+from larpo_jax import preemption, writers
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +37,11 @@ def test_a_run_says_and_writes_what_it_did(whole):
   assert list(workdir.rglob("events.out.tfevents.*"))
   assert list(workdir.rglob("*.png"))
   assert json.loads((workdir / "config.json").read_text())["loss"]["name"] == "listwise.listmle"
+  # The policy of a round's start is the round's reference.
+  rows = {(row["stage"], row["step"]): row for row in writers.read(workdir)}
+  for number in (0, 1):
+    margins = [rows[f"round_{number}", step]["rewards/margins"] for step in (1, 6)]
+    assert margins[0] == pytest.approx(0, abs=1e-6) != margins[1]
 
 
 def test_the_same_command_again_says_that_it_is_finished(whole, cache):
@@ -131,6 +83,45 @@ def test_sigterm_saves_and_asks_to_be_started_again(whole, tmp_path, cache):
   assert digest(tmp_path) == digest(reference)
 
 
+# Sends itself a signal when it samples for the n-th time.
+SIGNALLED = """
+import os, runpy
+from larpo_jax import sampling
+sample, left = sampling.sample, int(os.environ["NTH"])
+def sampling_until(*arguments, **how):
+  global left
+  left -= 1
+  if left == 0:
+    os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+  return sample(*arguments, **how)
+sampling.sample = sampling_until
+runpy.run_module("larpo_jax.main", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_killed_and_stopped_in_the_middle_of_sampling(whole, tmp_path, cache):
+  reference, _, _ = whole
+  quick = [*QUICK, "--config.rounds.batch_size=2"]  # 4 batches of prompts a round
+
+  def run(nth, number):
+    environment = dict(NTH=str(nth), SIGNAL=str(int(number)))
+    return finish(start(tmp_path, *quick, cache=cache, code=SIGNALLED, **environment))
+
+  code, output = run(2 + 3, signal.SIGKILL)  # an evaluation samples twice; then round 0
+  assert code == -signal.SIGKILL, output
+  assert (tmp_path / "results" / "before.json").exists()
+  assert not (tmp_path / "rounds").exists()
+  code, output = run(4 + 3, signal.SIGTERM)  # all of round 0 again, and part of round 1
+  assert code == preemption.REQUEUE, output
+  assert "stopped between training steps" in output
+  assert (tmp_path / "rounds" / "0" / "candidates.jsonl").exists()
+  assert not (tmp_path / "rounds" / "1").exists()
+  code, output = finish(start(tmp_path, *quick, cache=cache))
+  assert code == 0, output
+  assert digest(tmp_path) == digest(reference)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
   return tiny_checkpoint.make(tmp_path_factory.mktemp("checkpoint"))
@@ -138,27 +129,20 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-  path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-  row = '{{"prompt": "a{0}", "chosen": "yes {0}", "rejected": "no {0}"}}\n'
-  path.write_text("".join(row.format(i) for i in range(16)))
-  return path
-
-
-def real(checkpoint, data, *more):
-  return [
-    "--config=experiments/real/preference_pairs.py:smoke",
-    f"--config.model.path={checkpoint}",
-    f"--config.data.train.path={data}",
-    f"--config.data.test.path={data}",
-    "--config.data.reader.prompt=prompt",
-    *more,
-  ]
+  return make_pairs(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", 16)
 
 
 def test_any_checkpoint_and_any_data_from_the_command_line(checkpoint, pairs, tmp_path, cache):
-  code, output = finish(start(tmp_path, *real(checkpoint, pairs), cache=cache))
+  short = "--config.data.max_response=4"
+  code, output = finish(start(tmp_path, *real(checkpoint, pairs), short, cache=cache))
   assert code == 0, output
   assert "preference accuracy" in output
+  # 16 rows of "yes 0" and "no 0", a token each letter and one that ends it.
+  cut, _, rest = output.partition("align: ")
+  assert f"truncationof{pairs}" in "".join(cut.split())  # the title is as wide as the table
+  assert re.search(r"responses +│ 32 +│ 32 +│ 100.0%", cut), cut
+  assert re.search(r"response tokens +│ 188 +│ 60 +│ 31.9%", cut), cut
+  assert "truncation" not in rest
 
 
 def wrong(name, tmp_path, checkpoint, pairs):

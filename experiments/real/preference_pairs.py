@@ -24,17 +24,9 @@ READERS = {
 }
 
 
-def get_config(arg="hh_rlhf_harmless"):
+def get_config(arg=""):
   """The page; the argument is a data set, `smoke`, or DATA,smoke."""
-  name, _, size = (arg if arg not in ("", "smoke") else f"hh_rlhf_harmless,{arg}").partition(",")
-  if name not in READERS:
-    raise ValueError(f"no data set {name!r} here; there are: {', '.join(READERS)}")
-  config = common.base()
-  config.model.path = "runs/checkpoint"
-
-  config.data.train.path = common.data(name, "train")
-  config.data.test.path = common.data(name, "test")
-  config.data.reader = dict(name="readers.pairs", **READERS[name])
+  config, size = common.real(arg, "readers.pairs", READERS)
   config.data.chat = True  # plain prompts go through the tokenizer's template too
   config.data.batch_size = 16
   config.data.max_prompt = 96
@@ -50,5 +42,5 @@ def get_config(arg="hh_rlhf_harmless"):
 def sweep():
   """The strength of the pull to the reference, with and without smoothed labels."""
   for beta in (0.05, 0.1, 0.5):
-    for label_smoothing in (0.0, 0.1):
-      yield {"loss": dict(name="pairwise.dpo", beta=beta, label_smoothing=label_smoothing)}
+    for name in ("dpo", "cdpo"):
+      yield {"loss": dict(name=f"pairwise.{name}", beta=beta)}

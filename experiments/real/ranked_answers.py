@@ -27,17 +27,9 @@ READERS = {
 }
 
 
-def get_config(arg="oasst_ranked"):
+def get_config(arg=""):
   """The page; the argument is a data set, `smoke`, or DATA,smoke."""
-  name, _, size = (arg if arg not in ("", "smoke") else f"oasst_ranked,{arg}").partition(",")
-  if name not in READERS:
-    raise ValueError(f"no data set {name!r} here; there are: {', '.join(READERS)}")
-  config = common.base()
-  config.model.path = "runs/checkpoint"
-
-  config.data.train.path = common.data(name, "train")
-  config.data.test.path = common.data(name, "test")
-  config.data.reader = dict(name="readers.lists", **READERS[name])
+  config, size = common.real(arg, "readers.lists", READERS)
   config.data.candidates = 8
   config.data.chat = True  # plain prompts go through the tokenizer's template too
   config.data.batch_size = 8

@@ -83,6 +83,7 @@ class Store:
     the disk is full or read-only; the older steps stay as they are.
     """
     self.check(wait=True)
+    _barrier(f"save {step} {self.directory}")  # process 0 has renamed what orbax looks for below
     flat = structure.flatten(state)
     path = self.directory / str(step)
     if step in self._known:
@@ -166,9 +167,9 @@ class Store:
     _barrier(f"wait {self.directory}")
 
   def close(self) -> None:
-    """Waits for the last save and lets go of the threads."""
+    """Waits for this process's part of the last save and lets go of the threads."""
     try:
-      self.wait()
+      self.check(wait=True)  # no barrier: where one process fails, the others may not be here
     finally:
       self._manager.close()
 

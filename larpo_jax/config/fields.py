@@ -74,6 +74,7 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "data.train.split": Field("", empty=True),
   "data.test.path": Field("", empty=True),
   "data.test.split": Field("", empty=True),
+  "data.test.reader": Spec("larpo_jax.data", module="readers", optional=True),
   "data.reader": Spec("larpo_jax.data", module="readers"),
   "data.candidates": Field(0, low=0),
   "data.batch_size": Field(8, low=1),

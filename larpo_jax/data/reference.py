@@ -150,6 +150,8 @@ def fill(
       progress.set_postfix(scored=scored)
   finally:  # what is scored is scored, whatever stops the rest
     cache.flush()
+  if jax.process_count() > 1:  # training gives a process rows that another one has scored
+    multihost_utils.sync_global_devices("the reference cache is filled")
   return scored
 
 

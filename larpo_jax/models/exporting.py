@@ -31,27 +31,18 @@ CLASSES = {
 }
 
 
-def save(
-  directory: str | os.PathLike,
-  params: nnx.State,
-  config: Config,
-  *,
-  tokenizer: Any = None,
-  dtype: Any = jnp.float32,
-  shard_bytes: int = 5_000_000_000,
-) -> None:
+def save(directory: str | os.PathLike, params: nnx.State, config: Config, **options: Any) -> None:
   """Writes a causal language model: weights, config.json, generation_config.json, tokenizer.
 
-  More than shard_bytes of weights are split into several files with an index. All files appear at
-  the end together, config.json last. Every process must call it; the first one writes.
+  options are those of `write`. Every process must call it; the first one writes.
   """
   if config.lora is not None:
     raise ValueError("the model has adapters; merge them with models.lora.merge before saving it")
-  settings = settings_of(config, f"{CLASSES[config.model_type]}ForCausalLM", dtype)
-  write(directory, params, names.tensors(config), settings, tokenizer, dtype, shard_bytes)
+  settings = settings_of(config, f"{CLASSES[config.model_type]}ForCausalLM")
+  write(directory, params, names.tensors(config), settings, **options)
 
 
-def settings_of(config: Config, architecture: str, dtype: Any) -> dict[str, Any]:
+def settings_of(config: Config, architecture: str) -> dict[str, Any]:
   """The config.json it was read from, with what it left to defaults written out."""
   settings = json.loads(config.source) | {
     "architectures": [architecture],
@@ -64,7 +55,7 @@ def settings_of(config: Config, architecture: str, dtype: Any) -> dict[str, Any]
     **rope.write(config.ropes),
   }
   settings.pop("torch_dtype", None)
-  return settings | {"dtype": jnp.dtype(dtype).name}
+  return settings
 
 
 def write(
@@ -72,25 +63,31 @@ def write(
   params: nnx.State,
   tensors: Mapping[Path, Tensor],
   settings: Mapping[str, Any],
-  tokenizer: Any,
-  dtype: Any,
-  shard_bytes: int,
+  *,
+  tokenizer: Any = None,
+  dtype: Any = jnp.float32,
+  shard_bytes: int = 5_000_000_000,
 ) -> None:
-  """Writes any module's parameters under the names in tensors, and what stands beside them."""
+  """Writes any module's parameters under the names in tensors, and what stands beside them.
+
+  dtype is what the weights are stored in. More than shard_bytes of them are split into several
+  files with an index. All files appear at the end together, config.json last.
+  """
   target = pathlib.Path(directory)
-  first = jax.process_index() == 0
+  if jax.process_index() > 0:
+    for _ in _stored(params, tensors, np.dtype(dtype)):
+      pass  # takes part in the gathering
+    return
   target.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
     staging = pathlib.Path(name)
-    _write_weights(staging, params, tensors, np.dtype(dtype), shard_bytes, first)
-    if not first:
-      return
+    _write_weights(staging, params, tensors, np.dtype(dtype), shard_bytes)
     if tokenizer is not None:
       tokenizer.save_pretrained(str(staging))
     ids = {key: settings.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     ids = {key: value for key, value in ids.items() if value is not None}
     _write_json(staging / "generation_config.json", {"_from_model_config": True, **ids})
-    _write_json(staging / "config.json", settings)
+    _write_json(staging / "config.json", {**settings, "dtype": jnp.dtype(dtype).name})
     _publish(staging, target)
 
 
@@ -111,14 +108,11 @@ def _write_weights(
   tensors: Mapping[Path, Tensor],
   dtype: np.dtype,
   shard_bytes: int,
-  first: bool,
 ) -> None:
   files: list[pathlib.Path] = []
   contents: list[list[str]] = []
   total = 0
   for shard in _shards(_stored(params, tensors, dtype), shard_bytes):
-    if not first:
-      continue  # it took part in the gathering
     files.append(directory / f"shard-{len(files)}")
     contents.append(list(shard))
     total += sum(array.nbytes for array in shard.values())
@@ -150,15 +144,19 @@ def _shards(
   yield shard
 
 
+def gathered(value: jax.Array) -> np.ndarray:
+  """The whole of a weight, on every process."""
+  if not value.is_fully_addressable:
+    value = multihost_utils.process_allgather(value, tiled=True)
+  return np.asarray(value)
+
+
 def _stored(
   params: nnx.State, tensors: Mapping[Path, Tensor], dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Each tensor of the checkpoint; one stacked weight is on the host at a time."""
   for path, variable in nnx.to_flat_state(params):
-    value, tensor = variable.get_value(), tensors[path]
-    if not value.is_fully_addressable:
-      value = multihost_utils.process_allgather(value, tiled=True)
-    weight = np.asarray(value).astype(dtype)
+    tensor, weight = tensors[path], gathered(variable.get_value()).astype(dtype)
     if "{}" not in tensor.name:
       yield tensor.name, names.to_stored(weight, tensor)
       continue

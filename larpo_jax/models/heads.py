@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import dataclasses
 import os
 from typing import Any
@@ -46,42 +45,24 @@ def create(
 
 
 def load(
-  directory: str | os.PathLike,
-  *,
-  dtype: Any = jnp.float32,
-  param_dtype: Any = jnp.float32,
-  mesh: jax.sharding.Mesh | None = None,
-  rules: Mapping[str, str] | None = None,
-  **options: Any,
+  directory: str | os.PathLike, **options: Any
 ) -> tuple[nnx.GraphDef[Classifier], nnx.State, Config]:
   """As huggingface.load, for a *ForSequenceClassification checkpoint; ValueError for another."""
   config = config_lib.read(directory)
   if config.num_labels is None:
     raise ValueError(f"{directory} has no score head: its architectures name no classifier")
-
-  def make() -> Classifier:
-    return Classifier(config, rngs=nnx.Rngs(params=0), dtype=dtype, **options)
-
-  weights = huggingface.read_weights(directory, make, _tensors(config), param_dtype, mesh, rules)
+  weights = huggingface.read_model(directory, Classifier, config, _tensors(config), **options)
   return *weights, config
 
 
-def save(
-  directory: str | os.PathLike,
-  params: nnx.State,
-  config: Config,
-  *,
-  tokenizer: Any = None,
-  dtype: Any = jnp.float32,
-  shard_bytes: int = 5_000_000_000,
-) -> None:
+def save(directory: str | os.PathLike, params: nnx.State, config: Config, **options: Any) -> None:
   """As huggingface.save, with the score head in place of the unembedding."""
   text = "Text" if config.model_type == "gemma3_text" else ""
   architecture = f"{exporting.CLASSES[config.model_type]}{text}ForSequenceClassification"
-  settings = exporting.settings_of(config, architecture, dtype)
+  settings = exporting.settings_of(config, architecture)
   settings["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.num_labels or 1)}
   settings["label2id"] = {label: int(i) for i, label in settings["id2label"].items()}
-  exporting.write(directory, params, _tensors(config), settings, tokenizer, dtype, shard_bytes)
+  exporting.write(directory, params, _tensors(config), settings, **options)
 
 
 def _tensors(config: Config) -> dict[Path, Tensor]:

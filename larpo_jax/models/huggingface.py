@@ -23,7 +23,7 @@ from larpo_jax.models.exporting import save
 from larpo_jax.models.names import Path, Tensor
 from larpo_jax.models.transformer import Transformer
 
-__all__ = ["load", "read_weights", "save"]
+__all__ = ["load", "read_model", "save"]
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # Written by old versions, computed by every new one.
@@ -31,41 +31,38 @@ DERIVED = "rotary_emb.inv_freq"
 
 
 def load(
+  directory: str | os.PathLike, **options: Any
+) -> tuple[nnx.GraphDef[Transformer], nnx.State, Config]:
+  """A causal language model's graph definition, parameters and config; options as `read_model`'s.
+
+  Raises FileNotFoundError or ValueError that names the file, the tensor or the key.
+  """
+  config = config_lib.read(directory)
+  if config.num_labels is not None:
+    raise ValueError(f"{directory} is a sequence classifier; load it with models.heads.load")
+  weights = read_model(directory, Transformer, config, names.tensors(config), **options)
+  return *weights, config
+
+
+def read_model(
   directory: str | os.PathLike,
+  module: Callable[..., nnx.Module],
+  config: Config,
+  tensors: Mapping[Path, Tensor],
   *,
   dtype: Any = jnp.float32,
   param_dtype: Any = jnp.float32,
   mesh: jax.sharding.Mesh | None = None,
   rules: Mapping[str, str] | None = None,
   **options: Any,
-) -> tuple[nnx.GraphDef[Transformer], nnx.State, Config]:
-  """A causal language model's graph definition, parameters and config.
+) -> tuple[nnx.GraphDef, nnx.State]:
+  """The module of the config, with every parameter read from the checkpoint and checked.
 
   dtype is what it computes in, param_dtype what its weights are held in, options those of
   Transformer. With a mesh each device reads its own slices, by rules from logical axes to mesh
-  axes. Raises FileNotFoundError or ValueError that names the file, the
-  tensor or the key.
+  axes.
   """
-  config = config_lib.read(directory)
-  if config.num_labels is not None:
-    raise ValueError(f"{directory} is a sequence classifier; load it with models.heads.load")
-
-  def make() -> Transformer:
-    return Transformer(config, rngs=nnx.Rngs(params=0), dtype=dtype, **options)
-
-  tensors = names.tensors(config)
-  return *read_weights(directory, make, tensors, param_dtype, mesh, rules), config
-
-
-def read_weights(
-  directory: str | os.PathLike,
-  make: Callable[[], nnx.Module],
-  tensors: Mapping[Path, Tensor],
-  param_dtype: Any,
-  mesh: jax.sharding.Mesh | None,
-  rules: Mapping[str, str] | None,
-) -> tuple[nnx.GraphDef, nnx.State]:
-  """The module that make makes, with every parameter read from the checkpoint and checked."""
+  make = lambda: module(config, rngs=nnx.Rngs(params=0), dtype=dtype, **options)  # noqa: E731
   graphdef, abstract = nnx.split(nnx.eval_shape(make))
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   if mesh is None:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from larpo_jax.models import names
+from larpo_jax.models import exporting, names
 from larpo_jax.models.config import Config, Lora
 from larpo_jax.models.layer import INPUTS, layer_weights
 from larpo_jax.models.transformer import Transformer, stacked
@@ -93,8 +93,8 @@ def save_peft(
 ) -> None:
   """Writes the adapters as PEFT does: adapter_config.json and adapter_model.safetensors, float32.
 
-  base_model is the name or path of the checkpoint that they belong to. Raises ValueError when the
-  model has no adapters.
+  base_model is the name or path of the checkpoint that they belong to. Every process must call it;
+  the first one writes. Raises ValueError when the model has no adapters.
   """
   if config.lora is None:
     raise ValueError("the model has no adapters to save; add them with models.lora.add")
@@ -105,10 +105,13 @@ def save_peft(
     module = names.tensors(config)["layers", target].name.removesuffix(".weight")
     modules.add(module.rpartition(".")[2])
     for side, inputs in (("a", INPUTS[target]), ("b", 1)):
-      weight = np.asarray(adapters["layers", f"{target}_lora_{side}"].get_value(), np.float32)
+      weight = exporting.gathered(adapters["layers", f"{target}_lora_{side}"].get_value())
+      weight = weight.astype(np.float32)
       for layer, part in enumerate(weight):
         name = f"base_model.model.{module.format(layer)}.lora_{side.upper()}.weight"
         stored[name] = names.to_stored(part, names.Tensor(name, inputs))
+  if jax.process_index() > 0:
+    return  # it took part in the gathering
   path = pathlib.Path(directory)
   path.mkdir(parents=True, exist_ok=True)
   safetensors.numpy.save_file(stored, path / "adapter_model.safetensors", {"format": "pt"})

@@ -1,0 +1,67 @@
+"""What is said of what a policy writes, with a sampler and a scorer whose answers are known."""
+
+import numpy as np
+import pytest
+
+from larpo_jax.evaluators import generation
+from larpo_jax.sampling import Samples
+from larpo_jax.types import LogProbs
+
+B, R = 3, 4
+PROMPTS = generation.Prompts(
+  ["a", "b", "c"], np.ones((B, 1, 2), np.int32), np.ones((B, 1, 2), bool)
+)
+LENGTHS = {0.0: (1, 2, 4), 1.0: (3, 3, 1)}  # of the greedy and of the sampled answers
+POLICY, START = np.asarray([-1.0, -2.0, -4.0]), np.asarray([-2.0, -2.5, -7.0])  # per token
+
+
+def sample(params, ids, mask, key, *, temperature, candidates):
+  assert (params, key, candidates) == ("policy", "key", 1)
+  assert ids is PROMPTS.ids
+  assert mask is PROMPTS.mask
+  on = np.arange(R) < np.asarray(LENGTHS[temperature])[:, None, None]
+  return Samples(
+    response=np.where(on, 7 + int(temperature), 0).astype(np.int32),
+    mask=on.astype(np.float32),
+    logprob=np.where(on, POLICY[:, None, None], 0.0),
+    finished=np.sum(on, axis=-1) < R,
+  )
+
+
+def score(params, batch):
+  assert params == "start"
+  assert (batch.response[batch.response_mask > 0] == 8).all(), (
+    "what was sampled, not what is greedy"
+  )
+  token = np.where(batch.response_mask > 0, START[:, None, None], 0.0)
+  return LogProbs(token=token, mask=batch.response_mask)
+
+
+def decode(response, mask):
+  return [["".join(map(str, ids[on > 0])) for ids, on in zip(*row)] for row in zip(response, mask)]
+
+
+def test_rewards_and_lengths_are_of_greedy_answers_and_kl_of_samples():
+  judged = []
+
+  def judge(prompts, answers):
+    judged.append((prompts, answers))
+    return [[len(text) / 4 for text in row] for row in answers]
+
+  found = generation.generation(
+    sample, score, "policy", "start", PROMPTS, decode=decode, judges={"gold": judge}, key="key"
+  )
+  assert judged == [(["a", "b", "c"], [["7"], ["77"], ["7777"]])]
+  ratio = (POLICY - START) * LENGTHS[1.0]  # 3, 1.5 and 3
+  assert found["gold"] == pytest.approx(7 / 12)
+  assert found["length"] == pytest.approx(7 / 3)
+  assert found["finished"] == pytest.approx(2 / 3)
+  assert found["kl"] == pytest.approx(2.5) == np.mean(ratio)
+  assert found["kl_stderr"] == pytest.approx(np.std(ratio) / np.sqrt(3))
+
+
+def test_means_are_by_weight():
+  rows = [{"x": np.asarray([1.0, 2.0])}, {"x": np.asarray([4.0, 100.0])}]
+  weights = [np.asarray([1.0, 1.0]), np.asarray([2.0, 0.0])]
+  assert generation.mean_by_weight(rows, weights) == {"x": pytest.approx(11 / 4)}
+  assert generation.mean_by_weight([], []) == {}
