@@ -301,3 +301,9 @@ def test_eight_devices_are_one(name, seed):
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:8])
   sharded = jax.device_put(arguments, NamedSharding(mesh, PartitionSpec("data")))
   close(compiled(name)(*sharded), compiled(name)(*arguments), rtol=1e-6, atol=1e-6)
+
+
+def test_no_hyper_parameter_has_a_name_that_a_spec_node_uses_itself():
+  for name in kernels.NAMES:
+    used = {"name", "weight", "kernel"} & set(lookup.keywords(lookup.find(name, kernels.PACKAGE)))
+    assert not used, f"{name}: a spec node has its own {used}"

@@ -28,8 +28,8 @@ def sweep():
   yield {"loss": dpo}
   for penalty in (5.0, 50.0):
     yield {"loss": dict(name="margins.dpop", beta=0.1, penalty=penalty)}
-  for weight in (0.1, 1.0):
-    yield {"loss": dict(name="wrappers.with_sft", weight=weight, kernel=dpo)}
+  for sft in (0.1, 1.0):
+    yield {"loss": dict(name="wrappers.with_sft", sft=sft, kernel=dpo)}
   for shift in (0.5, 0.75, 0.95):
     yield {"loss": dict(name="margins.dpo_shift", beta=0.1, shift=shift)}
   for name in ("pairwise.apo_zero", "pairwise.nca", "pairwise.bco_pair", "margins.minor_dpo"):

@@ -168,7 +168,8 @@ def beta_dpo(
   (1 - drop) of the batch drawn with log-weights -(A - M)^2 / (2 S^2); M, S: running mean, deviation
   Source: beta-DPO, https://arxiv.org/abs/2407.08639, and the authors' trainers.py: A is not scaled
   by beta, M and S are moved before they are used.
-  Defaults: alpha (a) 0.6, drop (mode_weight) 0.2, momentum 0.9 are the authors' for HH.
+  Defaults: beta 0.1, alpha (a) 0.6, drop (mode_weight) 0.2, momentum 0.9 and smallest 0.001 are the
+  authors' for HH.
   Traps: the authors start M and S at 0, which is 0 / 0 at the first step; here both are corrected
   for that bias. The draw is Gumbel's top-k, keyed by step and row; the batch size matters.
   """

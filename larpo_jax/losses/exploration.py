@@ -29,7 +29,8 @@ def selm(
   Source: SELM, https://arxiv.org/abs/2405.19332, Eq. 4.2 and the authors' trainer; the paper's
   Algorithm 1 has no beta there, which is 100 times as much.
   Defaults: beta 0.01, alpha 0.001 are the paper's for Zephyr (0.0001 for Llama-3).
-  Traps: at the start the bonus is 2 alpha of DPO's gradient: expect no difference.
+  Traps: at the start the bonus is 2 alpha of DPO's gradient: expect no difference. Unbounded below
+  where the explored response is not the chosen one.
   """
   reward = _scores.implicit_reward(policy, reference, batch, beta)
   return _explored(reward, alpha * reward, policy, reference, batch)
@@ -44,7 +45,7 @@ def xpo(
   Formula: -ls(z) + alpha mean over the explored responses of log p
   Source: XPO, https://arxiv.org/abs/2405.21046, Algorithm 1, and the trainer that TRL had.
   Defaults: beta 0.1, alpha 1e-5 are TRL's.
-  Traps: the explored response is the reference's sample, chosen or rejected.
+  Traps: the explored response is the reference's sample, chosen or rejected. Unbounded below.
   """
   reward = _scores.implicit_reward(policy, reference, batch, beta)
   return _explored(reward, alpha * _scores.log_prob(policy, batch), policy, reference, batch)

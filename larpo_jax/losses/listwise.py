@@ -128,7 +128,7 @@ def code_contrastive(
   Source: run_dpo_infonce.py of the authors' training code for
   LarPO, https://arxiv.org/abs/2502.03699; the published ListMLE numbers most probably come from it.
   Defaults: 2 positives, 2 negatives as in llama_listmle.sh (llama_contrastive.sh: 1 and 3, of 10);
-  eps = label_smoothing 0 as in the scripts.
+  eps = label_smoothing 0 and beta 0.1 as the scripts leave them.
   Traps: there is no order within the top or within the bottom, and what is between is not used.
   """
   gamma = _scores.implicit_reward(policy, reference, batch, beta)  # [B, K]
@@ -154,7 +154,7 @@ def code_matched_pairs(
   Source: run_dpo.py of the authors' training code for LarPO, https://arxiv.org/abs/2502.03699; its
   loop over all pairs is commented out.
   Defaults: 2 pairs, as the paper's appendix H.1 says; as released, the script trains on the first
-  pair only.
+  pair only. beta 0.1 is what the scripts leave in place.
   Traps: in lists with ties, responses of one label share their place.
   """
   gamma = _scores.implicit_reward(policy, reference, batch, beta)  # [B, K]

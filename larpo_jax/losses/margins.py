@@ -43,7 +43,7 @@ def r_dpo(
   Formula: -ls(z + alpha (n_w - n_l))
   Source: Park et al., https://arxiv.org/abs/2403.19159, Eq. 9, as the trainer of SamPO's authors
   has it.
-  Defaults: beta 0.1; alpha 0.01 is ours, within the 0.005 to 0.05 that SimPO searched.
+  Defaults: beta 0.1 is DPO's; alpha 0.01 is ours, within the 0.005 to 0.05 that SimPO searched.
   Traps: alpha stands outside of beta, in nats a token.
   """
   reward = _scores.implicit_reward(policy, reference, batch, beta)
@@ -60,7 +60,7 @@ def odpo(
 
   Formula: -ls(z - alpha log(score_w - score_l))
   Source: ODPO, https://arxiv.org/abs/2402.10571, Eq. 8, and the authors' trainers.py.
-  Defaults: beta 0.1; alpha 1 is the code's.
+  Defaults: beta 0.1 is DPO's; alpha 1 is the code's.
   Traps: score gaps below 1 make the offset negative. A second judge may rate the chosen lower: such
   a gap is taken as 0.001.
   """
@@ -122,8 +122,8 @@ def focalpo(
   Formula: -s(z)^gamma ls(z)
   Source: FocalPO, https://arxiv.org/abs/2501.06645, as two independent readings of it have it; the
   authors published no code. The gradient goes through the weight, as in the formula.
-  Defaults: beta 0.1; gamma 0.05 is remembered, not verified.
-  Traps: far below z = -1 / gamma the gradient changes its sign.
+  Defaults: beta 0.1 is DPO's; gamma 0.05 is remembered, not verified.
+  Traps: near z = -1 / gamma the gradient changes its sign: below, margins shrink further.
   """
   reward = _scores.implicit_reward(policy, reference, batch, beta)
   right = jax.nn.log_sigmoid(_scores.margins(reward))
@@ -137,7 +137,7 @@ def dpo_shift(
 
   Formula: -ls(r_w - shift r_l)
   Source: DPO-Shift, https://arxiv.org/abs/2502.07599, Eq. 5, and the authors' trainer.
-  Defaults: beta 0.1; shift (lambda) 0.75 is one of those that the authors ran (0.5 to 1).
+  Defaults: beta 0.1 is DPO's; shift (lambda) 0.75 is one of those that the authors ran (0.5 to 1).
   Traps: the authors also move lambda during training; sweep it instead.
   """
   reward = _scores.implicit_reward(policy, reference, batch, beta)
@@ -152,7 +152,7 @@ def minor_dpo(policy: LogProbs, reference: LogProbs, batch: Batch, *, beta: floa
   Formula: -ls(beta (rho_w - max(0, rho_l)))
   Source: MinorDPO, https://arxiv.org/abs/2408.09834, Eq. 12, as an independent implementation has
   it.
-  Defaults: beta 0.1.
+  Defaults: beta 0.1 is that implementation's.
   Traps: at the reference rho_l is 0, where the hinge's slope counts as one half.
   """
   reward = _scores.implicit_reward(policy, reference, batch, beta)

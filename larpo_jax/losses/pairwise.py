@@ -45,7 +45,7 @@ def cdpo(
 
   Formula: -(1 - eps) ls(z) - eps ls(-z) = DPO + eps z
   Source: https://ericmitchell.ai/cdpo.pdf; OpenRLHF and HALOs compute the same.
-  Defaults: eps = label_smoothing 0.1 is the note's example.
+  Defaults: eps = label_smoothing 0.1 is the note's example; beta 0.1 is DPO's.
   Traps: its optimum is z = log((1 - eps) / eps); it is not the unbiased `wrappers.robust`.
   """
   _scores.require("label_smoothing", label_smoothing, lambda e: 0.0 <= e <= 0.5, "from 0 to 0.5")
@@ -109,7 +109,7 @@ def exo(
 
   Formula: q_w (log q_w - log(1 - eps)) + q_l (log q_l - log eps), q_w = s(z), q_l = s(-z)
   Source: EXO, https://arxiv.org/abs/2402.00856, Eq. 16, as TRL's "exo_pair" reads it.
-  Defaults: eps = label_smoothing 0.001 is the paper's, as TRL quotes it.
+  Defaults: eps = label_smoothing 0.001 is the paper's, as TRL quotes it; beta 0.1 is TRL's.
   Traps: eps = 0 makes it infinite. It is 0 at z = log((1 - eps) / eps), nowhere else, and flat for
   z far below 0.
   """
@@ -181,12 +181,13 @@ def apo_zero(policy: LogProbs, reference: LogProbs, batch: Batch, *, beta: float
 
 
 def apo_down(policy: LogProbs, reference: LogProbs, batch: Batch, *, beta: float = 0.1) -> Result:
-  """Anchored preference optimisation, down: both become less likely, the rejected more so.
+  """Anchored preference optimisation, down: the rejected falls, and the chosen with it, but less.
 
   Formula: s(r_w) + 1 - s(z)
   Source: APO, https://arxiv.org/abs/2408.06266, Eq. 8; TRL's "apo_down".
   Defaults: beta 0.1 is the paper's, as TRL quotes it.
-  Traps: for chosen responses that are worse than what the policy writes.
+  Traps: for chosen responses that are worse than what the policy writes. At the reference the
+  chosen has no slope at all; it falls only once the margin has grown.
   """
   reward = _scores.implicit_reward(policy, reference, batch, beta)
   chosen, _ = _pairs.sides(jax.nn.sigmoid(reward))

@@ -124,7 +124,7 @@ def soft_label(
   Formula: -p ls(z) - (1 - p) ls(-z), p = s(g / temperature)
   Source: cross-entropy under the Bradley-Terry model of DPO, https://arxiv.org/abs/2305.18290,
   Eq. 1.
-  Defaults: beta 0.1, temperature 1: scores that are logits of a reward model.
+  Defaults: beta 0.1 is DPO's; temperature 1 is ours, for scores that are logits of a reward model.
   Traps: its optimum is z = g / temperature, so beta decides how far that is from the reference.
   """
   _positive(temperature)
@@ -144,7 +144,7 @@ def rank_conditioned(
   Formula: -g ls(z)
   Source: dpo_trl_rc.py of LarPO's authors' training code; not in the paper,
   https://arxiv.org/abs/2502.03699.
-  Defaults: beta 0.1.
+  Defaults: beta 0.1 is what the script leaves in place.
   Traps: the scores' scale multiplies the learning rate. A gap below 0 counts as 0.
   """
   reward = _scores.implicit_reward(policy, reference, batch, beta)
@@ -191,7 +191,8 @@ def madpo(
   Formula: -w(g) ls(z), w = s(c g) / s(g), c from c_max at |g| << tau over 1 at tau to c_min;
   w = 1 where g <= -tau (cutoff)
   Source: MADPO, https://arxiv.org/abs/2510.05342, and the authors' notebooks.
-  Defaults: c_max 2, c_min 0.5, steepness 1, tau 2 are the defaults of the authors' class.
+  Defaults: c_max 2, c_min 0.5, steepness 1, tau 2 and the cut-off are those of the authors' class,
+  beta 0.1 that of their notebook; side "full" is the method, the others are its ablations.
   Traps: w is not monotone in g: mostly it drops pairs whose label the reward model contradicts, so
   compare with a filter on g > 0. Weights are not normalised: they change the step size. side is
   "full", "amplify" (c at least 1) or "regularise" (c at most 1).

@@ -49,7 +49,8 @@ def infonca(
   Formula: -sum over i of softmax(label / temperature)_i log softmax(gamma)_i
   Source: InfoNCA, https://arxiv.org/abs/2402.05369, Eq. 6, and the authors' reward_trainer.py; up
   to a constant also NVIDIA's RPO over several responses.
-  Defaults: beta 0.1; temperature 1 is ours, the code's 0.001 makes the target the best response.
+  Defaults: beta 0.1 is the code's; temperature 1 is ours, the code's 0.001 makes the target the
+  best response.
   Traps: the code adds 0.01 to the best response's label; here nothing is added.
   """
   gamma = _scores.implicit_reward(policy, reference, batch, beta)  # [B, K]
@@ -67,9 +68,9 @@ def nca(
 ) -> Result:
   """Noise contrastive alignment over a list: each reward is classified by itself.
 
-  Formula: -sum over i of softmax(label / temperature)_i ls(gamma_i) + (1 / K) ls(-gamma_i)
+  Formula: -sum over i of (softmax(label / temperature)_i ls(gamma_i) + (1 / K) ls(-gamma_i))
   Source: NCA, https://arxiv.org/abs/2402.05369, Eq. 9, and the authors' reward_trainer.py.
-  Defaults: beta 0.1; temperature 1 is ours, as in `infonca`.
+  Defaults: beta 0.1 is the code's; temperature 1 is ours, as in `infonca`.
   Traps: not a function of margins: adding a constant to all rewards changes it.
   """
   gamma = _scores.implicit_reward(policy, reference, batch, beta)  # [B, K]
@@ -91,7 +92,7 @@ def swepo(
   Formula: lse over all of (gamma + alpha |d|) - lse over those with d > 0, d = label - mean label
   Source: SWEPO, https://arxiv.org/abs/2412.04628; read in reviews of it (positives, weights), and
   for the rest from memory: no code or text of the paper was at hand.
-  Defaults: beta 0.1; alpha 1 is ours.
+  Defaults: beta 0.1 and alpha 1 are ours.
   Traps: alpha multiplies scores: their scale counts.
   """
   gamma = _scores.implicit_reward(policy, reference, batch, beta)  # [B, K]
@@ -107,7 +108,7 @@ def multi_positive(
   Formula: lse over all of gamma - lse over those above the mean label
   Source: the unweighted form of SWEPO, https://arxiv.org/abs/2412.04628; rows of this form stand in
   the code of LarPO's authors for GSM8K.
-  Defaults: beta 0.1.
+  Defaults: beta 0.1 is ours.
   Traps: one positive that is likely is enough: nothing asks for the others.
   """
   gamma = _scores.implicit_reward(policy, reference, batch, beta)  # [B, K]

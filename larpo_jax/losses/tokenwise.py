@@ -134,7 +134,7 @@ def ddpo(
 ) -> Result:
   """Dense DPO: edited tokens weigh more than shared ones, and the weights are normalised.
 
-  Formula: -ls(beta (rho_w - rho_l)), rho = sum of weight_t (log p_t - log p_ref_t) / N n,
+  Formula: -ls(beta (rho_w - rho_l)), rho = (n / N) sum of weight_t (log p_t - log p_ref_t),
   weight gamma in spans and 1 elsewhere, N the sum of the weights
   Source: RLHF-V, https://arxiv.org/abs/2312.00849, Eq. 3, from memory; times n, so that gamma = 1
   is DPO and beta keeps its meaning.

@@ -2,7 +2,8 @@
 
 A label of 0 is no verdict: such a response is another prompt's, and serves KTO's baseline. The loss
 of a prompt is the mean over its labelled responses. In the formulas r = beta (log p - log p_ref),
-sums over tokens, s is the logistic function and ls its logarithm.
+sums over tokens, w is the weight of its kind (desirable_weight, undesirable_weight), s is the
+logistic function and ls its logarithm.
 """
 
 from __future__ import annotations

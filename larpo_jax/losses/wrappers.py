@@ -116,20 +116,21 @@ def alpha_divergence(kernel: Kernel, *, alpha: float = 0.5) -> Kernel:
   Formula: kernel with log p - log p_ref = rho replaced by (exp((alpha - 1) rho) - 1) / (alpha - 1)
   Source: f-DPO, https://arxiv.org/abs/2309.16240, Table 1; TRL's "alpha_divergence".
   Defaults: alpha 0.5 is TRL's.
-  Traps: exponents are cut at 80, as in TRL. Logged rewards are those of rho.
+  Traps: alpha is TRL's; the paper's tables may count it the other way round (1 - alpha). Exponents
+  are cut at 80, as in TRL. Logged rewards are those of rho.
   """
   _scores.require("alpha", alpha, lambda a: a != 1.0, "other than 1: that is no wrapper at all")
   power = alpha - 1.0
   return _transformed(kernel, lambda rho: jnp.expm1(jnp.minimum(power * rho, LARGEST)) / power)
 
 
-def with_sft(kernel: Kernel, *, weight: float = 1.0) -> Kernel:
+def with_sft(kernel: Kernel, *, sft: float = 1.0) -> Kernel:
   """The kernel and the likelihood of the best response: keeps it from becoming less likely.
 
-  Formula: kernel - weight log p(best) / n(best)
+  Formula: kernel - sft log p(best) / n(best)
   Source: iterative RPO, https://arxiv.org/abs/2404.19733, Eq. 1; TRL's rpo_alpha, now loss_type
   ["sigmoid", "sft"].
-  Defaults: weight 1 is the paper's.
+  Defaults: sft 1 is the paper's.
   Traps: the mean over tokens is that of each response; TRL takes one mean over the batch's tokens.
   A list whose labels are all equal has no best response here.
   """
@@ -137,7 +138,7 @@ def with_sft(kernel: Kernel, *, weight: float = 1.0) -> Kernel:
   def wrapped(policy: LogProbs, reference: LogProbs, batch: Batch) -> tuple[jax.Array, Metrics]:
     loss, metrics = kernel(policy, reference, batch)
     nll = -masked.mean(policy.mean, _scores.best(batch), -1)
-    return loss + weight * jnp.where(_scores.ordered(batch), nll, 0.0), metrics
+    return loss + sft * jnp.where(_scores.ordered(batch), nll, 0.0), metrics
 
   return _like(kernel, wrapped)
 
