@@ -149,11 +149,12 @@ def _transformed(kernel: Kernel, score: Callable[[jax.Array], jax.Array]) -> Ker
     _, metrics = kernel(policy, reference, batch)
     value = score(_scores.log_ratio(policy, reference, batch))  # [B, K]
     there = (policy.mask > 0) & batch.valid[..., None]
-    # One value for a response, spread over its tokens: their sum, all that counts, is the value.
+    # One value for a response, on its first token: the sum is the value to the last bit.
     mask = jnp.where(there, 1.0, 0.0)
-    each = value[..., None] * mask / jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1.0)
-    flat = dataclasses.replace(policy, token=each, mask=mask)
-    loss, _ = kernel(flat, dataclasses.replace(flat, token=jnp.zeros_like(each)), batch)
+    first = there & (jnp.cumsum(mask, axis=-1) == 1)
+    token = jnp.where(first, value[..., None], 0.0)
+    flat = dataclasses.replace(policy, token=token, mask=mask)
+    loss, _ = kernel(flat, dataclasses.replace(flat, token=jnp.zeros_like(token)), batch)
     return loss, metrics
 
   return _like(kernel, wrapped)
