@@ -84,7 +84,8 @@ def ld_dpo(kernel: Kernel, *, alpha: float = 0.5) -> Kernel:
     place = jnp.cumsum(jnp.where(policy.mask > 0, 1.0, 0.0), axis=-1)  # from 1 on
     tail = place > jnp.min(length, axis=-1)[:, None, None]
     scale = jnp.where(tail, alpha, 1.0)
-    cut = lambda x: dataclasses.replace(x, mask=x.mask * scale)  # noqa: E731
+    # Not the mask: what counts 0 would be missing from the length.
+    cut = lambda x: dataclasses.replace(x, token=x.token * scale)  # noqa: E731
     return kernel(cut(policy), cut(reference), batch)
 
   return _like(kernel, wrapped)
