@@ -1,309 +1,88 @@
-"""What each kernel computes: its formula longhand in NumPy float64, and relations among kernels."""
+"""What each kernel computes: its formula longhand in float64, at random draws and at extremes."""
 
-from dataclasses import dataclass
-import functools
-import itertools
-import math
-
-from draws import lists
-import jax
-import jax.numpy as jnp
+import kernels
+from longhand import FORMULAS, prompts
+from longhand_draws import arguments, compiled, expected, hyper_parameters, slope
 import numpy as np
 import pytest
 
 from larpo_jax import lookup
-from larpo_jax.losses import listwise, pairwise, pointwise
-from larpo_jax.types import LogProbs
 
-KERNELS = lookup.names("larpo_jax.losses")
-LISTWISE = [listwise.contrastive, listwise.lambdarank, listwise.listmle]
-BETA = 0.1
-
-
-@dataclass
-class Row:
-  """One prompt's responses that are there, as Python floats."""
-
-  policy: list  # log p(y)
-  reference: list  # log p_ref(y)
-  length: list
-  label: list
-  beta: float
-
-  @property
-  def gamma(self):
-    return [self.beta * (p - r) for p, r in zip(self.policy, self.reference, strict=True)]
-
-  @property
-  def best(self):
-    return [i for i, x in enumerate(self.label) if x == max(self.label)]
-
-  @property
-  def worst(self):
-    return [i for i, x in enumerate(self.label) if x == min(self.label)]
-
-  @property
-  def pairs(self):
-    n = range(len(self.label))
-    return [(i, j) for i in n for j in n if self.label[i] > self.label[j]]
-
-
-def softplus(x):
-  return float(np.logaddexp(0.0, x))
-
-
-def mean(values):
-  values = list(values)
-  return sum(values) / len(values) if values else 0.0
-
-
-def below(row, i):
-  """log of the sum over response i and all that it beats, minus its own."""
-  rivals = [row.gamma[j] for j in range(len(row.label)) if row.label[j] < row.label[i]]
-  return float(np.logaddexp.reduce([row.gamma[i], *rivals])) - row.gamma[i]
-
-
-def contrastive(row):
-  return mean(below(row, i) for i in row.best)
-
-
-def lambdarank(row):
-  return sum(softplus(row.gamma[j] - row.gamma[i]) for i, j in row.pairs)
-
-
-def listmle(row):
-  return sum(below(row, i) for i in range(len(row.label)))
-
-
-def dpo(row):
-  ends = [(i, j) for i, j in row.pairs if i in row.best and j in row.worst]
-  return mean(softplus(row.gamma[j] - row.gamma[i]) for i, j in ends)
-
-
-def sft(row):
-  return mean(-row.policy[i] / row.length[i] for i in row.best)
-
-
-LONGHAND = {
-  "listwise.contrastive": contrastive,
-  "listwise.lambdarank": lambdarank,
-  "listwise.listmle": listmle,
-  "pairwise.dpo": dpo,
-  "pointwise.sft": sft,
-}
-
-
-def metrics(row):
-  """The metrics of a kernel with a reward, longhand."""
-  g, ends = row.gamma, [(i, j) for i, j in row.pairs if i in row.best and j in row.worst]
-  ratio = [p - r for p, r in zip(row.policy, row.reference, strict=True)]
-  return {
-    "rewards/chosen": mean(g[i] for i in row.best),
-    "rewards/rejected": mean(g[i] for i in row.worst),
-    "rewards/margins": mean(g[i] for i in row.best) - mean(g[i] for i in row.worst),
-    "rewards/accuracies": mean(float(g[i] > g[j]) for i, j in ends),
-    "rank/accuracy": mean((np.sign(g[i] - g[j]) + 1) / 2 for i, j in row.pairs),
-    "rank/ordered": float(bool(row.pairs)),
-    "displacement/chosen": mean(ratio[i] for i in row.best),
-    "kl": mean(ratio),
-    "logps/chosen": mean(row.policy[i] for i in row.best),
-    "logps/rejected": mean(row.policy[i] for i in row.worst),
-    "logps/chosen_per_token": mean(row.policy[i] / row.length[i] for i in row.best),
-    "length/chosen": mean(row.length[i] for i in row.best),
-    "length/rejected": mean(row.length[i] for i in row.worst),
-  }
-
-
-def prompts(policy, reference, batch, beta=BETA):
-  """A batch as a list of Rows, in float64."""
-  for b in range(len(batch.label)):
-    there = np.flatnonzero(batch.valid[b])
-    total = [(np.float64(x.token[b]) * x.mask[b]).sum(-1)[there] for x in (policy, reference)]
-    length = policy.mask[b].sum(-1)[there]
-    yield Row(*(x.tolist() for x in (*total, length, np.float64(batch.label[b])[there])), beta)
-
-
-@functools.cache
-def compiled(name):
-  kernel = lookup.resolve({"name": name}, "larpo_jax.losses")
-  if "beta" in lookup.keywords(kernel):
-    return jax.jit(
-      lambda policy, reference, batch, b=BETA: kernel(policy, reference, batch, beta=b)
-    )
-  return jax.jit(lambda policy, reference, batch, b=BETA: kernel(policy, reference, batch))
+RANDOM = {"batchwise.beta_dpo", "tokenwise.sampo"}  # given what they draw: losses_steps_test.py
+every_formula = pytest.mark.parametrize("name", [name for name in FORMULAS if name not in RANDOM])
+BATCHES = 25  # of 8 prompts
+MEANS = {"pointwise.sft_tokens"}  # the formula is the mean over the batch, else the total
+# Exponentials of log-ratios: of large ones float32 keeps neither squares nor differences.
+EXPONENTIAL = ("wrappers.forward_kl", "wrappers.alpha_divergence")
 
 
 def test_every_kernel_has_its_formula_here():
-  assert sorted(LONGHAND) == KERNELS
+  assert {*kernels.SUBJECTS} <= {*FORMULAS}
 
 
-@pytest.mark.parametrize("spread", [0.1, 3.0, 100.0, 1e4])
-@pytest.mark.parametrize("name", LONGHAND)
-def test_loss_is_its_formula(name, spread, seed):
-  for i in range(10):
-    arguments, beta = lists(seed + i, spread=spread, tied=i % 3 > 0), 0.5 / (i + 1)
-    loss, _ = compiled(name)(*arguments, beta)
-    expected = [LONGHAND[name](row) if row.label else 0.0 for row in prompts(*arguments, beta)]
-    np.testing.assert_allclose(loss, expected, 1e-5, 1e-6 * max(spread, 1.0))
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_hyper_parameter_takes_several_values(name):
+  outer, _, inner = name.rstrip(")").partition("(")
+  names = [{*lookup.keywords(lookup.find(x, kernels.PACKAGE))} for x in (outer, inner) if x]
+  assert {*FORMULAS[name].hyper_parameters} == set.union(*names)
+  assert all(len(values) > 1 for values in FORMULAS[name].hyper_parameters.values())
 
 
-@pytest.mark.parametrize("name", ["pairwise.dpo", "listwise.listmle"])
-def test_metrics_are_their_formulas(name, seed):
-  for i in range(10):
-    arguments = lists(seed + i, spread=3.0)
-    _, found = compiled(name)(*arguments)
-    expected = [metrics(row) if row.label else None for row in prompts(*arguments)]
-    assert {*expected[0], "entropy"} == {*found}
-    for key in expected[0]:
-      want = [row[key] if row else 0.0 for row in expected]
-      np.testing.assert_allclose(found[key], want, 1e-5, 1e-5, err_msg=key)
+def differences(name, seed, i, spread=None, without=()):
+  policy, reference, batch = arguments(seed, i, spread)
+  batch = batch.replace(**dict.fromkeys(without))
+  numbers, settings = hyper_parameters(name, seed, i)
+  run = compiled(name, tuple(settings.items()))
+  loss, *_ = run(policy, reference, batch, numbers)
+  loss = np.where(batch.weight > 0, loss, 0.0)
+  want, moves = expected(name, prompts(policy, reference, batch), numbers, settings)
+  if want.shape == loss.shape:
+    want, moves = (np.where(batch.weight > 0, x, 0.0) for x in (want, moves))
+  else:  # of the batch as a whole
+    loss = loss.sum() / (batch.weight.sum() if name in MEANS else 1.0)
+  # What float32 can not tell apart is no difference.
+  off = np.abs(loss - want) > 1e-6 + 1e-5 * np.abs(want) + moves
+  off |= ~np.isfinite(loss)
+  return off, loss, want, moves, settings, numbers
 
 
-def test_level_rewards_are_half_right_and_no_accuracy(seed):
-  policy, _, batch = lists(seed)
-  _, found = compiled("pairwise.dpo")(policy, policy, batch)
-  assert not np.any(found["rewards/accuracies"]), "as TRL: strictly above counts"
-  np.testing.assert_array_equal(found["rank/accuracy"], 0.5 * found["rank/ordered"])
+@every_formula
+def test_loss_is_its_formula(name, seed):
+  for i in range(BATCHES):
+    spread = 0.3 if name.startswith(EXPONENTIAL) else None
+    off, loss, want, moves, *given = differences(name, seed, i, spread)
+    assert not off.any(), (i, loss, want, moves, given)
 
 
-def test_entropy_is_the_mean_over_tokens_that_count(seed):
-  policy, reference, batch = lists(seed)
-  _, found = listwise.listmle(policy, reference, batch)
-  expected = [mean(e[m > 0]) for e, m in zip(policy.entropy, policy.mask, strict=True)]
-  np.testing.assert_allclose(found["entropy"], expected, 1e-5)
-  assert "entropy" not in listwise.listmle(policy.replace(entropy=None), reference, batch)[1]
-
-
-@pytest.mark.parametrize("name", LONGHAND)
+@every_formula
 def test_gradient_is_the_slope_of_the_formula(name, seed):
-  policy, reference, batch = lists(seed, B=3, K=3, R=2)
-  kernel = lookup.resolve({"name": name}, "larpo_jax.losses")
-  total = lambda token: jnp.sum(kernel(policy.replace(token=token), reference, batch)[0])  # noqa: E731
-  gradient, step = jax.jit(jax.grad(total))(policy.token), 1e-4
-  for at in zip(*np.nonzero(policy.mask), strict=True):
-    ends = []
-    for sign in (1, -1):
-      token = policy.token.astype(np.float64)
-      token[at] += sign * step
-      found = prompts(policy.replace(token=token), reference, batch)
-      ends.append(sum(LONGHAND[name](row) for row in found if row.label))
-    np.testing.assert_allclose(gradient[at], (ends[0] - ends[1]) / (2 * step), 1e-4, 1e-6)
+  """Along random directions; a stopped gradient is held in the formula too."""
+  for i, spread in ((1, 0.1), (3, 1.0), (10, 3.0)):  # none at the reference, where hinges bend
+    policy, reference, batch = arguments(seed, i, spread)
+    numbers, settings = hyper_parameters(name, seed, i)
+    _, gradient, *_ = compiled(name, tuple(settings.items()))(policy, reference, batch, numbers)
+    gradient = np.float64(gradient)
+    if name in MEANS:
+      gradient /= batch.weight.sum()
+    assert not gradient[policy.mask == 0].any()
+    rows = prompts(policy, reference, batch)
+    for turn in range(2):
+      direction = np.random.default_rng([seed, i, turn]).normal(size=policy.token.shape)
+      along = {
+        id(y): direction[b, k][policy.mask[b, k] > 0].tolist()
+        for b, row in enumerate(rows)
+        for k, y in zip(np.flatnonzero(batch.valid[b]), row.responses)
+      }
+      want = slope(name, rows, along, numbers, settings)
+      scale = np.abs(gradient * direction).sum()
+      np.testing.assert_allclose((gradient * direction).sum(), want, 1e-4, 1e-6 + 1e-5 * scale)
 
 
-def of_scores(score, label):
-  """policy, reference and batch of one-token responses with the given log-ratios [B, K]."""
-  score, label = np.atleast_2d(np.float32(score)), np.atleast_2d(np.float32(label))
-  _, _, batch = lists(0, B=score.shape[0], K=score.shape[1], R=1, ragged=False)
-  ones = np.ones((*score.shape, 1), np.float32)
-  policy = LogProbs(token=score[..., None] - 2, mask=ones)
-  return policy, LogProbs(token=-2 * ones, mask=ones), batch.replace(label=label)
+OPTIONAL = [(name, field) for name in kernels.KERNELS for field in kernels.attribute(name, "reads")]
 
 
-@pytest.mark.parametrize("kernel", LISTWISE)
-def test_every_ranking_of_two_is_dpo(kernel, seed):
-  rng = np.random.default_rng(seed)
-  score, label = 30 * rng.normal(size=(64, 2)), rng.permuted(np.tile([0.0, 1.0], (64, 1)), axis=1)
-
-  policy, reference, batch = of_scores(np.zeros(score.shape), label)
-
-  @functools.partial(jax.value_and_grad, has_aux=True)
-  def run(score, kernel):
-    loss = kernel(policy.replace(token=policy.token + score[..., None]), reference, batch)[0]
-    return loss.sum(), loss
-
-  (_, found), slope = run(jnp.float32(score), kernel)
-  (_, expected), expected_slope = run(jnp.float32(score), pairwise.dpo)
-  np.testing.assert_allclose(found, expected, 1e-6, 1e-9)
-  np.testing.assert_allclose(slope, expected_slope, 1e-6, 1e-9)
-
-
-@pytest.mark.parametrize("K", [2, 3, 5, 8])
-def test_values_at_the_reference(K, seed):
-  arguments = of_scores(np.zeros(K), np.random.default_rng(seed).permutation(K))
-  expected = {
-    pairwise.dpo: math.log(2),
-    listwise.contrastive: math.log(K),
-    listwise.lambdarank: math.comb(K, 2) * math.log(2),
-    listwise.listmle: math.log(math.factorial(K)),
-  }
-  for kernel, value in expected.items():
-    np.testing.assert_allclose(kernel(*arguments)[0], [value], 1e-6)
-
-
-def test_listmle_is_the_cumulative_form_of_the_sorted_list(seed):
-  rng = np.random.default_rng(seed)
-  score, label = 20 * rng.normal(size=(16, 6)), rng.permuted(np.tile(np.arange(6), (16, 1)), axis=1)
-  ranked = jnp.float32(BETA * np.take_along_axis(score, np.argsort(-label, axis=1), axis=1))
-  tail = jax.lax.cumlogsumexp(ranked, axis=1, reverse=True)
-  found = listwise.listmle(*of_scores(score, label), beta=BETA)[0]
-  np.testing.assert_allclose(found, jnp.sum(tail - ranked, axis=1), 1e-5, 1e-5)
-
-
-def test_sums_of_smaller_lists(seed):
-  rng = np.random.default_rng(seed)
-  score, label = 20 * rng.normal(size=5), rng.permutation(5)
-  order = np.argsort(-label)
-  loss = lambda kernel, who: kernel(*of_scores(score[who], label[who]))[0]  # noqa: E731
-  by_pair = sum(loss(pairwise.dpo, list(p)) for p in itertools.combinations(range(5), 2))
-  by_tail = sum(loss(listwise.contrastive, order[i:]) for i in range(4))
-  np.testing.assert_allclose(loss(listwise.lambdarank, order), by_pair, 1e-5)
-  np.testing.assert_allclose(loss(listwise.listmle, order), by_tail, 1e-5)
-  np.testing.assert_allclose(loss(pairwise.dpo, order), loss(pairwise.dpo, order[[0, -1]]), 1e-6)
-
-
-@pytest.mark.parametrize("eps", [0.0, 0.1, 0.5])
-def test_label_smoothing_is_a_linear_price_on_the_margin(eps, seed):
-  arguments = lists(seed, ragged=False, tied=False, spread=5.0)
-  plain, metrics = pairwise.dpo(*arguments)
-  smoothed, _ = pairwise.dpo(*arguments, label_smoothing=eps)
-  np.testing.assert_allclose(smoothed, plain + eps * metrics["rewards/margins"], 1e-5, 1e-5)
-
-
-def test_equal_labels_never_compete(seed):
-  rng = np.random.default_rng(seed)
-  score = 10 * rng.normal(size=4)
-  two_groups = of_scores(score, [1, 1, 0, 0])
-  for kernel in (listwise.listmle, listwise.contrastive, listwise.lambdarank, pairwise.dpo):
-    parts = [
-      kernel(*of_scores(score[[i, *low]], [1] + [0] * len(low)))[0]
-      for i in (0, 1)
-      for low in ([[2, 3]] if kernel in LISTWISE else [[2], [3]])
-    ]
-    total = sum(parts) / (1 if kernel in (listwise.listmle, listwise.lambdarank) else len(parts))
-    np.testing.assert_allclose(kernel(*two_groups)[0], total, 1e-5, err_msg=kernel.__name__)
-
-
-@pytest.mark.parametrize("kernel", [pairwise.dpo, *LISTWISE])
-def test_small_losses_do_not_cancel(kernel):
-  loss, _ = kernel(*of_scores([300.0, 0.0], [1.0, 0.0]))
-  np.testing.assert_allclose(loss, [math.exp(-30)], 1e-4)
-
-
-def test_sft_weighs_every_prompt_the_same(seed):
-  policy, reference, batch = lists(seed, K=1)
-  there = batch.valid[:, 0]
-  expected = [-mean(t[m > 0]) for t, m in zip(policy.token, policy.mask, strict=True)]
-  np.testing.assert_allclose(pointwise.sft(policy, reference, batch)[0], expected, 1e-5)
-  assert there.any()
-
-
-@pytest.mark.parametrize(
-  "wrong",
-  [
-    dict(beta=0.0),
-    dict(beta=-1),
-    dict(beta=math.nan),
-    dict(label_smoothing=0.6),
-    dict(label_smoothing=-0.1),
-  ],
-)
-def test_a_hyper_parameter_out_of_bounds_is_named(wrong, seed):
-  with pytest.raises(ValueError, match=next(iter(wrong))):
-    pairwise.dpo(*lists(seed), **wrong)
-
-
-def test_beta_may_be_traced(seed):
-  arguments, betas = lists(seed), np.float32([0.05, 0.1, 0.5])
-  found = jax.vmap(lambda beta: listwise.listmle(*arguments, beta=beta)[0])(betas)
-  for beta, loss in zip(betas.tolist(), found, strict=True):
-    np.testing.assert_allclose(loss, listwise.listmle(*arguments, beta=beta)[0], 1e-5)
+@pytest.mark.parametrize(("name", "field"), [x for x in OPTIONAL if x[0] != "tokenwise.rrpo"])
+def test_loss_without_what_data_may_bring(name, field, seed):
+  for i in range(4):
+    off, *found = differences(name, seed, i, without=[field])
+    assert not off.any(), (i, found)

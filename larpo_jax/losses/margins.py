@@ -107,7 +107,9 @@ def chi_po(
   """
   reward = _scores.implicit_reward(policy, reference, batch, beta)
   ratio = _scores.log_ratio(policy, reference, batch)
-  z = beta * _scores.margins(jnp.exp(jnp.minimum(ratio, LARGEST)) + ratio)
+  # Apart: where both exponents are cut they cancel, and would swallow the rest if it were added.
+  link = _scores.margins(jnp.exp(jnp.minimum(ratio, LARGEST)))
+  z = beta * (link + _scores.margins(ratio))
   bound = jnp.where(limit > 0, 2.0 * limit, jnp.inf)
   return _pairs.result(
     -jax.nn.log_sigmoid(jnp.clip(z, -bound, bound)), reward, policy, reference, batch

@@ -130,8 +130,8 @@ def soft_label(
   _positive(temperature)
   reward = _scores.implicit_reward(policy, reference, batch, beta)
   z = _scores.margins(reward)
-  p = jax.nn.sigmoid(_pairs.gap(_scores.score(batch), batch) / temperature)
-  terms = -jax.nn.log_sigmoid(z) + (1.0 - p) * z
+  flipped = jax.nn.sigmoid(-_pairs.gap(_scores.score(batch), batch) / temperature)  # 1 - p
+  terms = -jax.nn.log_sigmoid(z) + flipped * z
   return _pairs.result(terms, reward, policy, reference, batch)
 
 

@@ -84,7 +84,8 @@ def ld_dpo(kernel: Kernel, *, alpha: float = 0.5) -> Kernel:
     place = jnp.cumsum(jnp.where(policy.mask > 0, 1.0, 0.0), axis=-1)  # from 1 on
     tail = place > jnp.min(length, axis=-1)[:, None, None]
     scale = jnp.where(tail, alpha, 1.0)
-    cut = lambda x: dataclasses.replace(x, mask=x.mask * scale)  # noqa: E731
+    # Not the mask: what counts 0 would be missing from the length.
+    cut = lambda x: dataclasses.replace(x, token=x.token * scale)  # noqa: E731
     return kernel(cut(policy), cut(reference), batch)
 
   return _like(kernel, wrapped)
@@ -150,11 +151,12 @@ def _transformed(kernel: Kernel, score: Callable[[jax.Array], jax.Array]) -> Ker
     _, metrics = kernel(policy, reference, batch)
     value = score(_scores.log_ratio(policy, reference, batch))  # [B, K]
     there = (policy.mask > 0) & batch.valid[..., None]
-    # One value for a response, spread over its tokens: their sum, all that counts, is the value.
+    # One value for a response, on its first token: the sum is the value to the last bit.
     mask = jnp.where(there, 1.0, 0.0)
-    each = value[..., None] * mask / jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1.0)
-    flat = dataclasses.replace(policy, token=each, mask=mask)
-    loss, _ = kernel(flat, dataclasses.replace(flat, token=jnp.zeros_like(each)), batch)
+    first = there & (jnp.cumsum(mask, axis=-1) == 1)
+    token = jnp.where(first, value[..., None], 0.0)
+    flat = dataclasses.replace(policy, token=token, mask=mask)
+    loss, _ = kernel(flat, dataclasses.replace(flat, token=jnp.zeros_like(token)), batch)
     return loss, metrics
 
   return _like(kernel, wrapped)
