@@ -170,10 +170,10 @@ def robust(rows, kernel, epsilon):
   return [((1 - epsilon) * x - epsilon * y) / (1 - 2 * epsilon) for x, y in zip(there, back)]
 
 
-@both("wrappers.with_sft", weight=(0.0, 3.0))
-def with_sft(rows, kernel, weight):
+@both("wrappers.with_sft", sft=(0.0, 3.0))
+def with_sft(rows, kernel, sft):
   nll = [mean(-y.a for y in row.best) if row.ends else 0.0 for row in rows]
-  return [x + weight * y for x, y in zip(kernel(rows), nll)]
+  return [x + sft * y for x, y in zip(kernel(rows), nll)]
 
 
 @both("wrappers.wpo", largest=[1.0, math.inf, 0.3])

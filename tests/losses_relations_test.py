@@ -70,7 +70,7 @@ IS_DPO = {
   "madpo, c between 1 and 1": of(scored.madpo, c_max=1.0 + 1e-6, c_min=1.0 - 1e-6),
   "robust, eps 0": wrappers.robust(DPO, epsilon=0.0),
   "ld_dpo, alpha 1": wrappers.ld_dpo(DPO, alpha=1.0),
-  "with_sft, weight 0": wrappers.with_sft(DPO, weight=0.0),
+  "with_sft, sft 0": wrappers.with_sft(DPO, sft=0.0),
   "alpha_divergence towards 1": wrappers.alpha_divergence(DPO, alpha=1.0 - 1e-4),
 }
 

@@ -242,7 +242,7 @@ def _adaptive(
   sides = {"full": (c_min, c_max), "amplify": (1.0, c_max), "regularise": (c_min, 1.0)}
   low, high = _scores.choice("side", side, sides)
   easy = jax.nn.sigmoid(
-    steepness * (jnp.abs(gap) - tau) + math.log(c_max - 1.0) - math.log(1.0 - c_min)
+    steepness * (jnp.abs(gap) - tau) + jnp.log(c_max - 1.0) - jnp.log(1.0 - c_min)
   )
   return jnp.clip(c_max + (c_min - c_max) * easy, low, high)
 

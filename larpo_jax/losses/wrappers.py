@@ -61,7 +61,7 @@ def wpo(kernel: Kernel, *, largest: float = 1.0) -> Kernel:
     log_weight = jnp.where(batch.valid, log_weight, 0.0)
     ends = (_scores.best(batch), _scores.worst(batch))
     total = sum(masked.mean(log_weight, who, -1) for who in ends)
-    bound = min(math.log(largest), LARGEST)
+    bound = jnp.minimum(jnp.log(largest), LARGEST)
     weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(total, bound)))
     loss, metrics = kernel(policy, reference, batch)
     return weight * loss, metrics | {"wpo/weight": weight}
