@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import logging
 import os
@@ -17,6 +18,7 @@ import pathlib
 import platform
 import sys
 import tempfile
+import textwrap
 import warnings
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -54,7 +56,7 @@ Relative errors against TRL's own code, run in the same process in float32. The 
 
 Where the two differ, and what the rows avoid or leave out:
 
-* AdamW has beta 2 = 1 - 2^-10 on both sides. With 0.999 optax's first steps are 6e-6 shorter than
+* AdamW has beta 2 = 1 - 2^-10 on both sides. With 0.999 optax's first steps are 6.6e-6 shorter than
   PyTorch's, because 1 - 0.999 in float32 is 1.3e-5 too small; that is no matter of the loss.
 * TRL's likelihood terms of CPO and ORPO are one mean over the tokens of the batch, ORPO's over
   those of the prompt too; `reference_free.cpo` and `.orpo` take the mean over prompts, and of the
@@ -67,9 +69,9 @@ Where the two differ, and what the rows avoid or leave out:
 * SimPO, AlphaPO, ORPO: TRL's `logps/chosen` is per token, our `logps/chosen_per_token`; its
   `logps/rejected` is left out.
 * `num_tokens` is another number: ours counts the responses of a batch, TRL's all tokens so far.
-* Logged by TRL alone: {trl_only}; KTO's `rewards/margins`, the `kl` of 0 of "apo_zero_unpaired",
-  and the rewards and `logps/rejected` of "sft".
 """
+ALONE = """* Logged by TRL alone: {}; KTO's `rewards/margins`, the `kl` of 0 of "apo_zero_unpaired",
+and the rewards and `logps/rejected` of "sft"."""
 
 
 def main() -> None:
@@ -92,10 +94,15 @@ def main() -> None:
       ours |= set(found[0])
   versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
   command = f"python scripts/parity_table.py --seed {arguments.seed}"
-  lines = [
-    TEXT.format(trl_only=", ".join(f"`{name}`" for name in sorted(theirs - ours))),
+  measured = (
     f"Measured {datetime.date.today()} with `{command}` on {platform.machine()} CPU, Python "
-    f"{platform.python_version()}, {versions}.\n",
+    f"{platform.python_version()}, {versions}."
+  )
+  wrap = functools.partial(textwrap.fill, width=100, break_on_hyphens=False)
+  alone = ALONE.format(", ".join(f"`{name}`" for name in sorted(theirs - ours)))
+  lines = [
+    TEXT + wrap(alone, subsequent_indent="  ") + "\n",
+    wrap(measured) + "\n",
     *(f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *rows)),
   ]
   arguments.out.write_text("\n".join(lines) + "\n")

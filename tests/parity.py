@@ -18,7 +18,7 @@ from larpo_jax.types import Batch
 RATE, STEPS = 1e-3, 3
 PROMPT, RESPONSE = 6, 9  # most tokens; short, so that sums are small and their rounding too
 # TRL's AdamW, but for beta 2: optax corrects the bias by 1 - beta2 in float32, where 1 - 0.999 is
-# 1.3e-5 too small, and so its first steps are 6e-6 shorter than PyTorch's. This one is exact.
+# 1.3e-5 too small, and so its first steps are 6.6e-6 shorter than PyTorch's. This one is exact.
 BETAS = (0.9, 1 - 2**-10)
 OPTIMIZER = optax.adamw(RATE, *BETAS, eps=1e-8, weight_decay=0.0)
 COUNTERS = ("num_tokens",)  # ours is of the responses of one batch, TRL's of all sequences so far
