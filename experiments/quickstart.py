@@ -8,8 +8,9 @@ once, which the model cannot do in its head but, as that is short, takes up read
 at one step. LarPO (https://arxiv.org/abs/2502.03699, Algorithm 1) then repeats: sample K answers a
 prompt, rank them by the reward, train with ListMLE against the policy of the round's start.
 
-Three minutes on two CPU cores. Measured at seed 0, greedy on 256 unseen problems: gold reward
-0.054 -> 0.674 after one round -> 0.647 after two, KL to the start 0.70 nats.
+Three minutes on two CPU cores. Measured at seed 0 on 256 unseen problems, after no, one and two
+rounds: gold reward of samples 0.204 -> 0.326 -> 0.439, of greedy answers 0.054 -> 0.674 -> 0.647,
+KL to the start 0.70 nats in the end.
 """
 
 from experiments import common
