@@ -23,6 +23,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 PANELS = (
   ("loss (nats)", (r"loss", r"eval_loss")),
   ("gold reward, accuracy", (r"(eval_)?gold/(reward|accuracy)",)),
+  ("gold reward, accuracy of samples", (r"(eval_)?sampled/gold/(reward|accuracy)",)),
   ("implicit reward margin (nats x beta)", (r"(eval_)?rewards/margins",)),
   ("implicit rewards (nats x beta)", (r"(eval_)?rewards/(chosen|rejected)",)),
   ("ranking accuracy (share of pairs)", (r"(eval_)?(rank/accuracy|rewards/accuracies)",)),

@@ -26,6 +26,8 @@ from larpo_jax.types import Array, Batch, LogProbs, Metrics
 SHOWN = {  # what the table shows, in this order, and how it is called there
   "gold/reward": "gold reward",
   "gold/accuracy": "accuracy",
+  "sampled/gold/reward": "gold reward of samples",
+  "sampled/gold/accuracy": "accuracy of samples",
   "kl": "KL to the start (nats)",
   "length": "length (tokens)",
   "accuracy": "preference accuracy, implicit reward",

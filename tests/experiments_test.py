@@ -129,14 +129,23 @@ def test_smoke_trains_on_a_mesh_of_three_axes(path, tmp_path, checkpoint, reques
   [
     {"model.lora.rank": 4, "reference.cache": False, "accumulation": 2},
     {"model.dtype": "bfloat16", "model.remat": "dots", "model.scan": False},
-    {"loss": ({"name": "pairwise.dpo", "beta": 0.2}, {"name": "pointwise.sft", "weight": 0.1})},
+    {
+      "loss": ({"name": "pairwise.dpo", "beta": 0.2}, {"name": "pointwise.sft", "weight": 0.1}),
+      "reference.cache": False,
+    },
     {"optimizer": {"name": "lion", "learning_rate": 1e-5}, "evaluate.every": 1},
     {
       "model.lora.rank": 4,
       "loss": ({"name": "tokenwise.tdpo2"}, {"name": "batchwise.beta_dpo", "weight": 0.5}),
     },
   ],
-  ids=["adapters and a live reference", "bfloat16", "a weighted sum", "lion", "statistics and kl"],
+  ids=[
+    "adapters and a live reference",
+    "bfloat16",
+    "a weighted sum and a live reference",
+    "lion",
+    "statistics and kl",
+  ],
 )
 def test_settings_that_change_how_a_run_is_put_together(point, tmp_path, checkpoint):
   rows = [{"prompt": f"q{i}:", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(16)]

@@ -11,7 +11,7 @@ B, R = 3, 4
 PROMPTS = generation.Prompts(
   ["a", "b", "c"], np.ones((B, 1, 2), np.int32), np.ones((B, 1, 2), bool)
 )
-LENGTHS = {0.0: (1, 2, 4), 1.0: (3, 3, 1)}  # of the greedy and of the sampled answers
+LENGTHS = {0.0: (1, 2, 4), 1.0: (2, 2, 1)}  # of the greedy and of the sampled answers
 POLICY, START = np.asarray([-1.0, -2.0, -4.0]), np.asarray([-2.0, -2.5, -7.0])  # per token
 
 
@@ -51,12 +51,14 @@ def test_rewards_and_lengths_are_of_greedy_answers_and_kl_of_samples():
   found = generation.generation(
     sample, score, "policy", "start", PROMPTS, decode=decode, judges={"gold": judge}, key="key"
   )
-  assert judged == [(["a", "b", "c"], [["7"], ["77"], ["7777"]])]
-  ratio = (POLICY - START) * LENGTHS[1.0]  # 3, 1.5 and 3
+  texts = [[["7"], ["77"], ["7777"]], [["88"], ["88"], ["8"]]]  # greedy, sampled
+  assert judged == [(["a", "b", "c"], each) for each in texts]
+  ratio = (POLICY - START) * LENGTHS[1.0]  # 2, 1 and 3
   assert found["gold"] == pytest.approx(7 / 12)
+  assert found["sampled/gold"] == pytest.approx(5 / 12)
   assert found["length"] == pytest.approx(7 / 3)
   assert found["finished"] == pytest.approx(2 / 3)
-  assert found["kl"] == pytest.approx(2.5) == np.mean(ratio)
+  assert found["kl"] == pytest.approx(2.0) == np.mean(ratio)
   assert found["kl_stderr"] == pytest.approx(np.std(ratio) / np.sqrt(3))
 
 

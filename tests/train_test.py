@@ -132,7 +132,8 @@ def test_the_world_asks_its_own_unseen_problems_and_judges_the_answers(quick, mo
   assert not texts(asked) & texts(train._problems(here, "shown", 64, split="train"))
   found = train._written(here, params, params)
   assert found["kl"] == pytest.approx(0.0, abs=1e-4)
-  assert set(found) == {"gold/reward", "gold/accuracy", "length", "finished", "kl", "kl_stderr"}
+  judged = {f"{of}gold/{name}" for of in ("", "sampled/") for name in ("reward", "accuracy")}
+  assert set(found) == judged | {"length", "finished", "kl", "kl_stderr"}
   decode = type(here).decode
 
   def solved(self, ids, mask):

@@ -31,19 +31,24 @@ def generation(
   judges: Mapping[str, Reward],
   key: jax.Array,
 ) -> dict[str, float]:
-  """Greedy answers as each judge sees them, their length in tokens, and the KL to the start.
+  """Greedy and sampled answers as each judge sees them, their length, and the KL to the start.
 
   sample(params, ids, mask, key, temperature=, candidates=) draws, score(params, batch) gives
-  log-probs, decode the texts of ids and mask [B, K, R]. kl is a Monte-Carlo estimate in nats a
+  log-probs, decode the texts of ids and mask [B, K, R]. A judge's name is its mean over greedy
+  answers, one a prompt; sampled/NAME that over samples at temperature 1, whose mean is what the
+  rounds raise. length is in tokens, of greedy answers. kl is a Monte-Carlo estimate in nats a
   response: the mean of log policy - log start over one sample a prompt; kl_stderr its standard
   error. finished is the share of greedy answers that end before the limit.
   """
   greedy = sample(params, prompts.ids, prompts.mask, key, temperature=0.0, candidates=1)
-  answers = decode(np.asarray(greedy.response), np.asarray(greedy.mask))
-  result = {name: float(np.mean(judge(prompts.texts, answers))) for name, judge in judges.items()}
+  drawn = sample(params, prompts.ids, prompts.mask, key, temperature=1.0, candidates=1)
+  result: dict[str, float] = {}
+  for prefix, samples in (("", greedy), ("sampled/", drawn)):
+    answers = decode(np.asarray(samples.response), np.asarray(samples.mask))
+    for name, judge in judges.items():
+      result[prefix + name] = float(np.mean(judge(prompts.texts, answers)))
   result["length"] = float(np.mean(np.sum(np.asarray(greedy.mask), axis=-1)))
   result["finished"] = float(np.mean(np.asarray(greedy.finished)))
-  drawn = sample(params, prompts.ids, prompts.mask, key, temperature=1.0, candidates=1)
   before = score(start, as_batch(prompts.ids, prompts.mask, drawn)).sequence
   ratio = np.sum(np.asarray(drawn.logprob), axis=-1) - np.asarray(before)  # [B, 1]
   result["kl"] = float(np.mean(ratio))
