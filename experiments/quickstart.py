@@ -9,9 +9,8 @@ at one step. LarPO (https://arxiv.org/abs/2502.03699, Algorithm 1) then repeats:
 prompt, rank them by the reward, train with ListMLE against the policy of the round's start.
 
 Three minutes on two CPU cores. Measured at seed 0 on 256 unseen problems, after no, one and two
-rounds: gold reward of greedy answers 0.054 -> 0.428 -> 0.678, of samples 0.204 -> 0.230 -> 0.253,
-KL to the start 0.01 nats in the end. With learning_rate=1.5e-4 samples gain more, 0.204 -> 0.326
--> 0.439, and greedy answers fall in the second round: 0.054 -> 0.674 -> 0.647, KL 0.70.
+rounds: gold reward of samples 0.204 -> 0.326 -> 0.439, of greedy answers 0.054 -> 0.674 -> 0.647,
+KL to the start 0.70 nats in the end.
 """
 
 from experiments import common
@@ -45,7 +44,7 @@ def get_config(arg=""):
   config.rounds.update(batch_size=64, memory="none")  # prompts at a time; each round on its own
   config.data.batch_size = 32
   config.epochs = 1.0
-  config.optimizer.learning_rate = 2.5e-5
+  config.optimizer.learning_rate = 1.5e-4
   config.evaluate.rows = 256
   config.log_every = 1
   return common.smoke(config) if arg == "smoke" else config
