@@ -17,10 +17,12 @@ from larpo_jax.types import Batch
 
 RATE, STEPS = 1e-3, 3
 PROMPT, RESPONSE = 6, 9  # most tokens; short, so that sums are small and their rounding too
-# TRL's AdamW, but for beta 2: optax corrects the bias by 1 - beta2 in float32, where 1 - 0.999 is
-# 1.3e-5 too small, and so its first steps are 6.6e-6 shorter than PyTorch's. This one is exact.
-BETAS = (0.9, 1 - 2**-10)
-OPTIMIZER = optax.adamw(RATE, *BETAS, eps=1e-8, weight_decay=0.0)
+# AdamW as TRL's, but for two numbers. optax corrects the bias by 1 - beta2 in float32, where
+# 1 - 0.999 is 1.3e-5 too small, so its first steps are 6.6e-6 shorter than PyTorch's: this beta 2 is
+# exact. And where a gradient is a sum that cancels, what is left is rounding, which an epsilon of
+# 1e-8 makes a whole step in a direction of its own: this one is above it.
+BETAS, EPSILON = (0.9, 1 - 2**-10), 1e-4
+OPTIMIZER = optax.adamw(RATE, *BETAS, eps=EPSILON, weight_decay=0.0)
 COUNTERS = ("num_tokens",)  # ours is of the responses of one batch, TRL's of all sequences so far
 
 
@@ -95,10 +97,9 @@ def on_logprobs(case, seed, spread):
   found = errors(case, {"loss": value, **metrics}, {"loss": expected, **logged})
   if case.ragged:  # TRL's entropy is then the mean over the tokens of the batch, ours over prompts
     found.pop("entropy", None)
-  if spread <= 20:  # else sums are of thousands of nats, and their rounding moves a sigmoid's slope
-    # Where every sigmoid is flat, what is left of a gradient is rounding: hence a least size.
-    size = max(np.max(np.abs(wanted)), 0.01 * case.beta)
-    found["gradient"] = float(np.max(np.abs(slope - wanted)) / size)
+  # Where every sigmoid is flat, what is left of a gradient is rounding: hence a least size.
+  size = max(np.max(np.abs(wanted)), 0.01 * case.beta)
+  found["gradient"] = float(np.max(np.abs(slope - wanted)) / size)
   return found
 
 
@@ -155,6 +156,7 @@ class Setting:
       steps=STEPS,
       rate=RATE,
       betas=BETAS,
+      epsilon=EPSILON,
     )
     batch = _batch(rows, labelled)
     return expected, self._stepped(case, batch), batch

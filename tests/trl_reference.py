@@ -178,7 +178,7 @@ def model(path):
   return AutoModelForCausalLM.from_pretrained(path, dtype="float32", attn_implementation="eager")
 
 
-def train(name, settings, policy, reference, rows, directory, *, steps, rate, betas):
+def train(name, settings, policy, reference, rows, directory, *, steps, rate, betas, epsilon):
   """A trainer for some full-batch AdamW steps in float32: one dict of what it logs per step.
 
   policy and reference are directories of checkpoints, rows dicts of text for its own tokenisation.
@@ -209,6 +209,7 @@ def train(name, settings, policy, reference, rows, directory, *, steps, rate, be
     learning_rate=rate,
     adam_beta1=betas[0],
     adam_beta2=betas[1],
+    adam_epsilon=epsilon,
     lr_scheduler_type="constant",
     max_grad_norm=1e9,
     max_length=64,
