@@ -173,8 +173,8 @@ def test_harmless_oddities_are_read_and_noted(build, tmp_path):
   [
     ("empty.jsonl", b"", "0 rows in .*empty.jsonl"),
     ("blank.jsonl", b"\n \n\n", "0 rows in .*blank.jsonl"),
-    ("empty.jsonl.gz", gzip.compress(b""), "0 rows in .*empty.jsonl.gz"),
-    ("cut.jsonl.gz", gzip.compress(b"{}" * 9999)[:-20], "broken or cut-off gzip"),
+    ("empty.jsonl.gz", gzip.compress(b"", mtime=0), "0 rows in .*empty.jsonl.gz"),
+    ("cut.jsonl.gz", gzip.compress(b"{}" * 9999, mtime=0)[:-20], "broken or cut-off gzip"),
     ("plain.jsonl.gz", b'{"a": 1}\n', "broken or cut-off gzip"),
     ("array.json", b'[{"a": 1}]', "one JSON array"),
     ("wide.jsonl", '{"a": 1}'.encode("utf-16"), "UTF-16"),
