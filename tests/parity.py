@@ -19,8 +19,8 @@ RATE, STEPS = 1e-3, 3
 PROMPT, RESPONSE = 6, 9  # most tokens; short, so that sums are small and their rounding too
 # AdamW as TRL's, but for two numbers. optax corrects the bias by 1 - beta2 in float32, where
 # 1 - 0.999 is 1.3e-5 too small, so its first steps are 6.6e-6 shorter than PyTorch's: this beta 2
-# is exact. And where a gradient is a sum that cancels, what is left is rounding, which an epsilon of
-# 1e-8 makes a whole step in a direction of its own: this one is above it.
+# is exact. And where a gradient is a sum that cancels, what is left is rounding, which an epsilon
+# of 1e-8 makes a whole step in a direction of its own: this one is above it.
 BETAS, EPSILON = (0.9, 1 - 2**-10), 1e-4
 OPTIMIZER = optax.adamw(RATE, *BETAS, eps=EPSILON, weight_decay=0.0)
 COUNTERS = ("num_tokens",)  # ours is of the responses of one batch, TRL's of all sequences so far
