@@ -49,7 +49,8 @@ Relative errors against TRL's own code, run in the same process in float32. The 
 * **loss, gradient**: TRL's loss function and our kernel on the same random log-probs of several
   sizes, the worst of them; the gradient's largest error relative to its largest entry.
 * **0, 1, 2 steps**: the loss at the start and after AdamW steps of TRL's own trainer and of ours,
-  on the same tiny Llama checkpoint (2 layers, width 32), 8 rows in one batch, learning rate 1e-3.
+  on the same tiny Llama checkpoint (2 layers, width 32), 8 rows in one batch, learning rate 1e-3
+  ("discopop" and "forward_kl", whose slopes amplify rounding: 1e-4).
   The gradient norm is the worst of the three.
 * **worst metric**: of all that both log, in either comparison. A reward is beta times a difference
   of sums, so its error is relative to beta times 10 nats where it is smaller; so is KTO's `kl`.

@@ -15,14 +15,14 @@ from larpo_jax.models import huggingface
 from larpo_jax.scorers import tokens
 from larpo_jax.types import Batch
 
-RATE, STEPS = 1e-3, 3
+STEPS = 3
 PROMPT, RESPONSE = 6, 9  # most tokens; short, so that sums are small and their rounding too
 # AdamW as TRL's, but for two numbers. optax corrects the bias by 1 - beta2 in float32, where
 # 1 - 0.999 is 1.3e-5 too small, so its first steps are 6.6e-6 shorter than PyTorch's: this beta 2
 # is exact. And where a gradient is a sum that cancels, what is left is rounding, which an epsilon
 # of 1e-8 makes a whole step in a direction of its own: this one is above it.
 BETAS, EPSILON = (0.9, 1 - 2**-10), 1e-4
-OPTIMIZER = optax.adamw(RATE, *BETAS, eps=EPSILON, weight_decay=0.0)
+ADAM = optax.scale_by_adam(*BETAS, eps=EPSILON)
 COUNTERS = ("num_tokens",)  # ours is of the responses of one batch, TRL's of all sequences so far
 
 
@@ -154,7 +154,7 @@ class Setting:
       [_text(row, labelled) for row in rows],
       self.directory / "out",
       steps=STEPS,
-      rate=RATE,
+      rate=case.rate,
       betas=BETAS,
       epsilon=EPSILON,
     )
@@ -169,17 +169,17 @@ class Setting:
     for _ in range(STEPS):
       policy = self.score(params, batch)
       (value, metrics), slope = mean(policy, reference, batch)
-      params, state, norm = self.step(params, state, batch, slope)
+      params, state, norm = self.step(params, state, batch, slope, case.rate)
       logged.append({"loss": value, "grad_norm": norm, **metrics})
     return jax.device_get(logged)
 
   def whole_steps(self, case, batch):
     """The same by the train step itself, on every device."""
-    loss = objective.resolve(case.spec)
+    loss, optimizer = objective.resolve(case.spec), optax.chain(ADAM, optax.scale(-case.rate))
     step = train_step.make_train_step(
-      model=self.model, scorer=tokens.causal, loss=loss, optimizer=OPTIMIZER, mesh=self.mesh
+      model=self.model, scorer=tokens.causal, loss=loss, optimizer=optimizer, mesh=self.mesh
     )
-    state, logged = train_step.init(self.params, OPTIMIZER, loss), []
+    state, logged = train_step.init(self.params, optimizer, loss), []
     batch = sharding.put(batch, self.mesh)
     for _ in range(STEPS):
       state, metrics = step(state, self.reference, batch)
@@ -191,7 +191,7 @@ class Setting:
 
   @functools.cached_property
   def optimizer_state(self):
-    return OPTIMIZER.init(self.local)
+    return ADAM.init(self.local)
 
   @functools.cached_property
   def score(self):
@@ -199,10 +199,11 @@ class Setting:
 
   @functools.cached_property
   def step(self):
-    def step(params, state, batch, slope):
+    def step(params, state, batch, slope, rate):
       _, pull = jax.vjp(lambda params: self._score(params, batch).token, params)
       (gradient,) = pull(slope)
-      updates, state = OPTIMIZER.update(gradient, state, params)
+      updates, state = ADAM.update(gradient, state, params)
+      updates = jax.tree.map(lambda x: -rate * x, updates)
       return optax.apply_updates(params, updates), state, optax.tree.norm(gradient)
 
     return jax.jit(step)
