@@ -276,8 +276,9 @@ def preflight(policy: LogProbs, batch: Batch, loss: Loss, *, tolerance: float = 
 @functools.partial(jax.jit, static_argnums=2)
 def _at_reference(policy: LogProbs, batch: Batch, loss: Loss) -> tuple[jax.Array, ...]:
   """The loss, what it has to be, and the largest difference of a token with its row."""
-  # What only training asks a scorer for is the same here on both sides, whatever it is.
-  filled = {"kl": jnp.zeros_like(policy.token), "collision": jnp.zeros_like(policy.token)}
+  # What only training asks a scorer for is the same here on both sides: no KL, and a collision with
+  # which WPO weighs every pair by 1, as weights near 0 would hide that anything is off.
+  filled = {"kl": jnp.zeros_like(policy.token), "collision": policy.token}
   policy = policy.replace(**filled)  # type: ignore[attr-defined]
   same = _reference_of(batch, policy.token)
   reference = same if batch.reference is None else _reference_of(batch, batch.reference)

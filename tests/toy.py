@@ -16,13 +16,13 @@ RULES = {"embed": "fsdp", "mlp": "tensor", "vocab": "tensor"}
 RULES |= {"heads": "tensor", "kv_heads": "tensor"}
 
 
-def params(seed):
+def params(seed, size=VOCABULARY):
   """The logits of the next token, one row for each token before it."""
-  table = np.random.default_rng(seed).normal(size=(VOCABULARY, VOCABULARY)).astype(np.float32)
+  table = np.random.default_rng(seed).normal(size=(size, size)).astype(np.float32)
   return nnx.State({"table": nnx.Param(jnp.asarray(table), logical_axes=("vocab", "embed"))})
 
 
-def bigrams(model, params, batch):
+def bigrams(model, params, batch, *, reference=None, collision=False):
   """A scorer: each token is predicted from the one before it; `model` is not read."""
   del model
   mask = jnp.asarray(batch.response_mask, jnp.float32)
@@ -31,7 +31,14 @@ def bigrams(model, params, batch):
   logs = jax.nn.log_softmax(params["table"][...][before])  # [B, K, R, V]
   token = jnp.take_along_axis(logs, batch.response[..., None], axis=-1)[..., 0]
   entropy = -jnp.sum(jnp.exp(logs) * logs, axis=-1)
-  return LogProbs(token=token * mask, mask=mask, entropy=entropy * mask)
+  found = LogProbs(token=token * mask, mask=mask, entropy=entropy * mask)
+  if collision:
+    squares = jax.nn.logsumexp(2.0 * jax.lax.stop_gradient(logs), axis=-1)
+    found = found.replace(collision=squares * mask)
+  if reference is not None:
+    other = jax.lax.stop_gradient(jax.nn.log_softmax(reference["table"][...][before]))
+    found = found.replace(kl=jnp.sum(jnp.exp(other) * (other - logs), axis=-1) * mask)
+  return found
 
 
 def sorted_pairs(policy, reference, batch):

@@ -5,6 +5,7 @@ import functools
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import kernels
 import numpy as np
 import optax
 import pytest
@@ -12,10 +13,15 @@ import tiny
 import toy
 from toy import DESCENT, close, host, mesh_of, weighted
 
-from larpo_jax import lookup, train_step
-from larpo_jax.losses import pairwise, pointwise
+from larpo_jax import objective, train_step
+from larpo_jax.losses import pairwise, pointwise, tokenwise
 
-KERNELS = lookup.names("larpo_jax.losses")
+# One of each kind: alone, without a reference, with statistics, with KL, with collision.
+KINDS = ["pairwise.dpo", "pointwise.sft", "unpaired.bco", "tokenwise.tdpo2"]
+KINDS += ["wrappers.wpo(pairwise.dpo)"]
+REFERRED = [name for name in kernels.SUBJECTS if kernels.attribute(name, "needs_reference", True)]
+# Their value at the reference depends on how likely the responses are.
+LIKELIHOODS = {"exploration.copo", "exploration.xpo", "wrappers.with_sft(pairwise.dpo)"}
 
 
 @pytest.fixture
@@ -35,10 +41,12 @@ def said_to_be_apart(policy, reference, batch):
   return toy.sorted_pairs(policy, reference, batch)
 
 
-def test_micro_batches_are_exact_for_every_kernel(drawn):
+def test_micro_batches_are_exact(drawn):
+  """Of every kernel: invariance_test."""
   params, reference, batch = drawn
-  losses = {name: lookup.resolve({"name": name}, "larpo_jax.losses") for name in KERNELS}
+  losses = {name: kernels.kernel(name) for name in KINDS}
   losses |= {"coupled": toy.sorted_pairs, "wrong": said_to_be_apart}
+  losses["sum"] = [(0.3, toy.sorted_pairs), (0.7, tokenwise.tdpo1)]  # slopes in all that has one
   parts = dict(model=None, scorer=toy.bigrams)
 
   def whole(params, batch):
@@ -49,15 +57,16 @@ def test_micro_batches_are_exact_for_every_kernel(drawn):
 
   def split(params, batch, count):
     run = functools.partial(train_step.value_and_gradient, params, reference, batch, count)
-    return {name: run(loss=loss, **parts) for name, loss in losses.items()}
+    first = {name: objective.initial(loss) for name, loss in losses.items()}
+    return {name: run(first[name], loss=loss, **parts) for name, loss in losses.items()}
 
   wanted = {name: (*x[0], x[1]) for name, x in jax.jit(whole)(params, batch).items()}
   for count in (2, 4):
     found = jax.jit(split, static_argnums=2)(params, batch, count)
-    for name in (*KERNELS, "coupled"):
-      close(found[name], wanted[name])
+    for name in (*KINDS, "coupled", "sum"):
+      close(found[name][:3], wanted[name])
     with pytest.raises(AssertionError):  # what the second pass is for
-      close(found["wrong"], wanted["wrong"], 1e-3)
+      close(found["wrong"][:3], wanted["wrong"], 1e-3)
 
 
 @pytest.mark.parametrize("where", ["reference", "loss", "gradient"])
@@ -184,32 +193,36 @@ def test_parameters_that_are_frozen_stay_out_of_the_gradient(drawn):
   still = nnx.State({"bias": nnx.Param(jnp.ones(()))})
   seen = []
 
-  def scorer(model, params, batch):
+  def scorer(model, params, batch, **asked):
     seen.append(sorted(params))
-    return toy.bigrams(model, params, batch)
+    seen.extend(sorted(other) for other in asked.values())
+    return toy.bigrams(model, params, batch, **asked)
 
   state = train_step.init(params, DESCENT)
-  new, _ = toy_step(pairwise.dpo, scorer=scorer)(state, reference, batch, still)
+  new, _ = toy_step(tokenwise.tdpo1, scorer=scorer)(state, reference, batch, still)
   assert seen == [["bias", "table"]] * len(seen)
-  assert len(seen) >= 2
+  assert len(seen) >= 3
   assert list(new.params) == ["table"]
 
 
 # Before the first step.
 
 
-@pytest.mark.parametrize("name", [name for name in KERNELS if name != "pointwise.sft"])
+@pytest.mark.parametrize("name", REFERRED)
 def test_preflight_knows_the_value_of_every_kernel_and_finds_what_is_off(drawn, name):
-  params, other, batch = drawn
-  loss = lookup.resolve({"name": name}, "larpo_jax.losses")
-  policy = toy.bigrams(None, params, batch)
-  zeros = policy.replace(token=jnp.zeros_like(policy.token))
-  known = np.average(loss(zeros, zeros, batch)[0], weights=batch.weight)
+  params, _, batch = drawn
+  batch = batch.replace(span=np.ones(batch.response.shape, np.int32))
+  loss, policy = kernels.kernel(name), toy.bigrams(None, params, batch)
+  nothing = jnp.zeros_like(policy.token)
+  same = policy.replace(kl=nothing, collision=nothing)  # WPO: at token 0 all weights are 1
+  same = same if name in LIKELIHOODS else same.replace(token=nothing)
+  known = np.average(loss(same, same, batch)[0], weights=batch.weight)
   cached = batch.replace(reference=np.array(policy.token))
   for given in (batch, cached):
     np.testing.assert_allclose(train_step.preflight(policy, given, loss), known, rtol=1e-5)
 
-  wrong = toy.bigrams(None, other, batch).token
+  # Less likely, the better a response is: no chance that the differences cancel.
+  wrong = policy.token - 2.0 * batch.label[..., None] * policy.mask
   with pytest.raises(ValueError, match="is not what training starts from"):
     train_step.preflight(policy, batch.replace(reference=wrong), loss)
   with pytest.raises(ValueError, match="nan"):
