@@ -3,12 +3,14 @@
 import functools
 import re
 
+from draws import lists
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+from larpo_jax.losses import tokenwise
 from larpo_jax.scorers import _head, tokens
 
 N, D, V = 22, 16, 37
@@ -102,3 +104,28 @@ def test_no_array_of_tokens_by_vocabulary_is_compiled(seed):
   shapes = {tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", compiled)}
   widest = max(int(np.prod(shape)) for shape in shapes if shape[-1] == vocabulary)
   assert widest < rows * vocabulary
+
+
+def test_what_pulls_at_the_divergence_of_which_response(seed):
+  """Token log-probs are in the tests of formulas; a divergence has a slope of its own."""
+  policy, reference, batch = lists(seed, K=2, tied=False, ragged=False)
+  best = batch.label == batch.label.max(-1, keepdims=True)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def slope(kernel, kl):
+    return jax.grad(lambda kl: kernel(policy.replace(kl=kl), reference, batch)[0].sum())(kl)
+
+  both = lambda x: (np.sum(x * best, -1), np.sum(x * ~best, -1))  # noqa: E731
+  (rho_w, rho_l), (kl_w, kl_l) = (
+    both(x) for x in (policy.sequence - reference.sequence, policy.kl.sum(-1))
+  )
+  wrong = lambda ahead: 0.1 / (1 + np.exp(0.1 * ahead))  # noqa: E731
+  first, second = (wrong(rho_w - rho_l - a * (kl_l - kl_w)) for a in (1.0, 0.5))
+  pulls = {  # at the better response's tokens, and at the other's
+    tokenwise.tdpo1: (-first, first),
+    tokenwise.tdpo2: (0 * second, 0.5 * second),
+    tokenwise.rrpo: (0.01 + 0 * first, 0 * first),
+  }
+  for kernel, (better, worse) in pulls.items():
+    wanted = np.where(best, better[:, None], worse[:, None])[..., None] * policy.mask
+    np.testing.assert_allclose(slope(kernel, policy.kl), wanted, rtol=1e-5, atol=1e-8)
