@@ -115,8 +115,11 @@ def test_every_key_with_one_letter_changed_is_refused_with_the_right_one_named(s
     place = generator.randrange(len(key))
     letter = generator.choice("abcdefghijklmnopqrstuvwxyz_".replace(key[place], ""))
     wrong = key[:place] + letter + key[place + 1 :]
+    changed = f"{name.rpartition('.')[0]}.{wrong}".lstrip(".")
+    if changed in right:
+      continue  # top_k and top_p
     tree = whole()
-    put(tree, f"{name.rpartition('.')[0]}.{wrong}".lstrip("."), take(tree, name))
+    put(tree, changed, take(tree, name))
     text = refused(tree)
     assert wrong in text, text
     assert key in text, text

@@ -6,7 +6,9 @@ r"""Every loss of a pair, on the same pairs, at its published defaults.
 The argument names a loss, pairwise.dpo without one; `:smoke` trains the sum of all of them. The
 data is pandalm_pairs (three annotators a pair) under $LARPO_DATA, default ../shared/data.
 
-TIME
+DPO, measured on two CPU cores that other work used too, with a 5.7M-parameter checkpoint: 41 steps
+in six minutes, held-out preference accuracy of the implicit reward 0.500 -> 0.737 (99 pairs). The
+other losses have been run as `:smoke` only, half a minute alone.
 """
 
 from experiments import common

@@ -6,7 +6,8 @@ r"""Why do chosen responses become less likely, and what helps? DPO against its 
 Look at displacement/chosen, the change of the chosen response's log-prob since the start: it falls
 under DPO while the accuracy rises. The data is pandalm_pairs, as in all_pairwise.py.
 
-TIME
+Run so far as `:smoke` only, seconds of training within half a minute; in full it takes what
+all_pairwise.py takes.
 """
 
 from experiments import common

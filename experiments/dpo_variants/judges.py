@@ -6,7 +6,8 @@ r"""Judges instead of policies: a generative reward model, and a model of verdic
 The log-prob of a response is taken as its score, so any language model is a reward model; the data
 is hh_rlhf_harmless, as in wrappers.py.
 
-TIME
+Run so far as `:smoke` only, seconds of training within half a minute; in full it takes what
+wrappers.py takes.
 """
 
 from experiments import common

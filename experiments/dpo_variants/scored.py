@@ -7,7 +7,8 @@ The data is math_rm_listwise under $LARPO_DATA, default ../shared/data: eight so
 scored by a reward model, which ranks them too. Where a judge who prefers and one who scores are
 two, name the second one's column: --config.data.reader.second_scores=COLUMN.
 
-TIME
+Run so far as `:smoke` only, seconds of training within half a minute; in full it is two passes over
+60 problems.
 """
 
 from experiments import common
