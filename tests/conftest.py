@@ -13,7 +13,7 @@ flags = {
   "--xla_force_host_platform_device_count": 8,
   # Tests compile much and compute little: these two take three quarters off a compilation.
   "--xla_backend_optimization_level": 0,
-  # Eight devices are threads of a few cores: where those are busy, one may wait long for the others.
+  # Eight devices are threads of a few cores: where those are busy, one waits long for the others.
   "--xla_cpu_collective_call_terminate_timeout_seconds": 600,
 }
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # a later one does not know it
