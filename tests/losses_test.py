@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import pathlib
 
 from draws import better_and_worse, lists, reordered, wider
 import jax
@@ -307,3 +308,8 @@ def test_no_hyper_parameter_has_a_name_that_a_spec_node_uses_itself():
   for name in kernels.NAMES:
     used = {"name", "weight", "kernel"} & set(lookup.keywords(lookup.find(name, kernels.PACKAGE)))
     assert not used, f"{name}: a spec node has its own {used}"
+
+
+def test_the_readme_lists_every_loss():
+  text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+  assert not [name for name in kernels.NAMES if f"`{name}`" not in text]
