@@ -18,6 +18,9 @@ flags = {
 }
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # a later one does not know it
   flags["--xla_cpu_use_fusion_emitters"] = "false"
+# XLA:CPU has as many threads as devices or cores, and a collective blocks one: with a few more,
+# eight fake devices on two cores can not all wait for a thread.
+os.environ.setdefault("NPROC", "32")
 given = os.environ.get("XLA_FLAGS", "")
 added = [f"{name}={value}" for name, value in flags.items() if name not in given]
 os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
