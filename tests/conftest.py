@@ -61,6 +61,13 @@ def _seed_of(nodeid):
   return zlib.crc32(f"{SEED} {nodeid}".encode()) >> 1
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_per_module():
+  """Compiled programs hold memory maps, of which a process may have 65,530: 3,000 tests' worth."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared_data():
   """The directory of real data sets."""
