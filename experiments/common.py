@@ -44,6 +44,9 @@ def base():
   config.data.boundary = "joint"  # or "apart": prompt and response are tokenised on their own
   config.data.max_merged = 0.1  # share of rows whose prompt may merge with the response
   config.data.skip = ()  # kinds of bad rows that are left out without being counted as bad
+  config.data.rooms = (
+    2  # numbers of real tokens that batches of a shape are given room for, at most
+  )
   config.data.shapes = 4  # (prompt, response) lengths that batches are padded to, at most
   config.data.eos = True  # responses end in one EOS that is trained on
   config.data.spans = False  # mark the tokens that differ from the best response

@@ -33,7 +33,7 @@ def get_config(arg=""):
   )
   config.data.max_prompt = 16
   config.data.max_response = 48
-  config.data.shapes = 1
+  config.data.shapes = config.data.rooms = 1
 
   config.optimizer.schedule = "cosine"
   config.optimizer.b2 = 0.98

@@ -93,8 +93,8 @@ def shapes(data: TokenizedData, batch_size: int, limit: int) -> Table:
   table = Table("prompt", "response", "batches", "padding", title=title, title_justify="left")
   batches = [plan[step] for step in range(plan.per_epoch)]
   for P, R in plan.shapes:
-    rows = [rows[rows >= 0] for rows, shape in batches if shape == (P, R)]
-    real = sum(int(_tokens(data, r).sum()) for r in rows)
+    rows = [rows[rows >= 0] for rows, shape, _ in batches if shape == (P, R)]
+    real = sum(int(data.row_lengths[r].sum()) for r in rows)
     whole = len(rows) * batch_size * (P + data.candidates * R)
     padding = f"{1 - real / whole:.0%}" if whole else "-"
     table.add_row(f"{P}", f"{R}", f"{len(rows)}", padding)
@@ -116,13 +116,6 @@ def problems(data: TokenizedData) -> Table:
     if not kind.startswith(told):
       table.add_row(f"(kept) {kind.replace('_', ' ')}", f"{count}", "")
   return table
-
-
-def _tokens(data: TokenizedData, rows: np.ndarray) -> np.ndarray:
-  """Real tokens of rows."""
-  return np.asarray(
-    [data.prompt_lengths[row] + sum(map(len, data[int(row)].responses)) for row in rows]
-  )
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, kinds: Iterable[str]) -> Text:

@@ -159,6 +159,7 @@ class _Turn:
     self.rows = np.arange(number * count, (number + 1) * count) % len(prompts)
     self.prompt_lengths = prompts.prompt_lengths[self.rows]
     self.response_lengths = prompts.response_lengths[self.rows]
+    self.row_lengths = prompts.row_lengths[self.rows]
     self.pad, self.candidates = prompts.pad, prompts.candidates
     self._prompts = prompts
 

@@ -107,13 +107,14 @@ def sample(
 @functools.partial(jax.jit, static_argnums=(0, 6))
 def _sample(model, params, prompt, prompt_mask, rows, key, options):
   net = nnx.merge(model, params)
-  prefilled = prompts.prefill(net, prompt, prompt_mask)
+  given = prompts.split(prompt, prompt_mask)
+  prefix = prompts.prefill(net, given)
   lists = (prompt.shape[0], options.candidates)
   keys = _keys(key, rows, options.candidates)
-  length = jnp.broadcast_to(prefilled.length, lists)
+  length = jnp.broadcast_to(given.length, lists)
   state = _Decoding(
     step=jnp.zeros((), jnp.int32),
-    token=jnp.broadcast_to(prefilled.last, lists),
+    token=jnp.broadcast_to(given.last, lists),
     past=transformer.empty_past(net.config, *lists, options.max_tokens, net.dtype),
     samples=_nothing(lists, options),
   )
@@ -124,7 +125,7 @@ def _sample(model, params, prompt, prompt_mask, rows, key, options):
       state.token[..., None],
       jnp.maximum(positions, 0),
       positions >= 0,
-      prefix=prefilled.prefix,
+      prefix=prefix,
       past=state.past,
     )
     logits = net.logits(hidden[:, :, 0])  # [B, K, V]

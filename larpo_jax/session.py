@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -47,6 +48,13 @@ class Session:
   def put(self, batch: Batch) -> Batch:
     """Global arrays from this process's rows."""
     return sharding.put(batch, self.mesh)
+
+  @property
+  def layout(self) -> dict[str, Any]:
+    """How `batching.batches` lays rows out for this mesh."""
+    devices = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    sizes = {name: self.config.data[name] for name in ("shapes", "rooms")}
+    return {**sizes, "split": (devices, self.config.accumulation)}
 
   def poll(self) -> None:
     """Raises Preempted where a signal has asked the run to stop; for loops outside of training."""

@@ -87,6 +87,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def groups(prompts: int) -> int:
+  """How many devices split that many prompts under `jax.set_mesh`; 1 without, or if they cannot."""
+  mesh = jax.sharding.get_abstract_mesh()
+  count = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
+  return 1 if prompts % count else count
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same array on every device."""
   return NamedSharding(mesh, PartitionSpec())

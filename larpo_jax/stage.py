@@ -105,8 +105,8 @@ def _feed(
   config = session.config
   reads = objective.needs_reference(kernels)
   attach = cache_reference(session, params, data) if reads and config.reference.cache else None
-  feed = dict(batch_size=batch_size, seed=config.seed, shapes=config.data.shapes)
-  start = functools.partial(batching.batches, data, shard=shard(), attach=attach, **feed)
+  feed = dict(batch_size=batch_size, seed=config.seed, attach=attach, **session.layout)
+  start = functools.partial(batching.batches, data, shard=shard(), **feed)
   if reads:
     _preflight(session, params, session.put(next(start())), kernels)
   live = reads and (attach is None or objective.asks(kernels, "kl"))
@@ -124,7 +124,7 @@ def cache_reference(
   cache = reference.Cache(
     directory, reference.weights_digest(whole, session.architecture), precision
   )
-  feed = dict(batch_size=config.data.batch_size, shapes=config.data.shapes, shuffle=False)
+  feed = dict(batch_size=config.data.batch_size, shuffle=False, **session.layout)
   total = batching.schedule(data, **feed).per_epoch
 
   def score(batch: Batch) -> LogProbs:

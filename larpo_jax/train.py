@@ -226,7 +226,7 @@ def _ranked(session: Session, start: Any, params: Any) -> dict[str, float]:
   config = session.config
   data = read(session, "test")
   attach = stage.cache_reference(session, start, data)
-  feed = dict(batch_size=config.data.batch_size, shapes=config.data.shapes, shuffle=False, epochs=1)
+  feed = dict(batch_size=config.data.batch_size, shuffle=False, epochs=1, **session.layout)
   rows, weights = [], []
   for batch in batching.batches(data, shard=stage.shard(), attach=attach, **feed):
     session.poll()

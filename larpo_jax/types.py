@@ -39,6 +39,9 @@ class Batch:
   importance: Array | None = None  # float32 [B, K]: what a response counts: density ratio, novelty
   cond: Any = None  # what else the model is given (images, latents, timesteps)
   reference: Array | None = None  # float32 [B, K, R]: cached reference log-probs
+  # How many tokens a prompt with its responses has, on average over the prompts of a device (and of
+  # a micro-batch), at most: what is computed. Static; 0 for as many as there are places.
+  room: int = struct.field(pytree_node=False, default=0)
 
 
 @struct.dataclass

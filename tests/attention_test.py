@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_models import FAST, close, total
 
-from larpo_jax.models import attention, fused
+from larpo_jax.models import attention
 
 
 def test_the_prefix_is_never_copied(seed):
@@ -93,7 +93,7 @@ def test_the_cudnn_path_lowers_to_one_kernel_a_block_forward_and_backward(monkey
   (query, own, prefix), masks = operands(0, jnp.bfloat16)
 
   def loss(query, blocks):
-    return jnp.sum(fused._attend(query, blocks, (masks[1], masks[0]), 0.3, "cudnn"))
+    return jnp.sum(attention._attend(query, blocks, (masks[1], masks[0]), 0.3, None, True))
 
   traced = jax.jit(jax.grad(loss)).trace(query, (prefix, own))
   text = traced.lower(lowering_platforms=("cuda",)).as_text()

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from larpo_jax.data import batching
+from larpo_jax.data import batching, schedule
 from larpo_jax.data.candidates import Tokens
 
 FIELDS = ("prompt", "prompt_mask", "response", "response_mask", "label", "valid", "weight", "row")
@@ -27,6 +27,7 @@ class Rows:
     self.candidates = max(len(row.responses) for row in self.rows)
     self.prompt_lengths = np.array([len(row.prompt) for row in self.rows])
     self.response_lengths = np.array([max(map(len, row.responses)) for row in self.rows])
+    self.row_lengths = np.array([len(r.prompt) + sum(map(len, r.responses)) for r in self.rows])
 
   def __len__(self):
     return len(self.rows)
@@ -180,7 +181,7 @@ def test_shapes_are_few_and_save_padding(data):
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 64, 65, 100, 129, 1000, 4097])
 def test_sizes_hold_the_length_and_waste_little(length):
-  size = batching._round(length)
+  size = schedule._round(length)
   assert length <= size <= max(length * 1.25, length + 7)
   assert size % 8 == 0
 

@@ -88,6 +88,7 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "data.boundary": Field("joint", choices=("joint", "apart")),
   "data.max_merged": Field(0.1, low=0, high=1),
   "data.shapes": Field(4, low=1),
+  "data.rooms": Field(2, low=1),
   "data.spans": Field(False),
   "data.mismatched": Field(False),
   "data.skip": Field((), choices=tuple(problems.KINDS), empty=True),

@@ -8,8 +8,7 @@ worker processes would read absl flags and take seconds to start.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import functools
-import math
+import dataclasses
 import sys
 from typing import Any, NamedTuple, Protocol
 
@@ -17,10 +16,9 @@ import grain
 import numpy as np
 
 from larpo_jax.data.candidates import Tokens
+from larpo_jax.data.schedule import Schedule
 from larpo_jax.types import Array, Batch
 
-SPLITS = (0.25, 0.5, 0.75, 0.9)  # quantiles of a group's lengths at which it may be split
-LEAST_GAIN = 0.02  # of the padded tokens: what another shape has to save
 # What not every data set brings: the field of Tokens -> that of Batch.
 OPTIONAL = {"scores": "score", "importance": "importance", "spans": "span"}
 
@@ -32,6 +30,7 @@ class Data(Protocol):
   candidates: int
   prompt_lengths: np.ndarray
   response_lengths: np.ndarray
+  row_lengths: np.ndarray
 
   def __len__(self) -> int:
     """How many rows."""
@@ -49,71 +48,15 @@ class Prompts(NamedTuple):
   row: Array  # int32 [B]: -1 on padding
 
 
-class Schedule:
-  """Which rows, in which shape, are batch n; computed anew for each epoch, 8 bytes a row.
-
-  Shuffled, an epoch's rows are drawn into batches within groups of similar length, what is left
-  over in the groups is put together, and at most batch_size - 1 rows (others each epoch) sit out.
-  Not shuffled, every row is there and each group's last batch is filled up with padding (row -1).
-  """
-
-  def __init__(
-    self, prompts: np.ndarray, responses: np.ndarray, *, batch_size: int, seed: int, shuffle: bool,
-    shapes: int, candidates: int,
-  ) -> None:  # fmt: skip
-    """prompts and responses are the lengths of each row, the longest response counting."""
-    if batch_size < 1 or not len(prompts):
-      raise ValueError(f"no batches of {batch_size} rows can be made of {len(prompts)} rows")
-    self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
-    self._groups = _groups(prompts, responses, shapes, batch_size, candidates)
-    self.shapes = [_shape(prompts[g], responses[g]) for g in self._groups]
-    whole = _shape(prompts, responses)
-    if whole not in self.shapes and shuffle:
-      self.shapes.append(whole)
-    if shuffle:
-      full = sum(len(group) // batch_size for group in self._groups)
-      left = sum(len(group) % batch_size for group in self._groups)
-      self.per_epoch = max(full + left // batch_size, 1)
-    else:
-      self.per_epoch = sum(math.ceil(len(group) / batch_size) for group in self._groups)
-    self._epoch = functools.lru_cache(2)(self._make)
-
-  def __getitem__(self, step: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """The rows [batch_size] of batch step, -1 for padding, and their shape (P, R)."""
-    epoch, place = divmod(step, self.per_epoch)
-    rows, shape = self._epoch(epoch)
-    return rows[place], self.shapes[shape[place]]
-
-  def _make(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-    rows, shape, left = [], [], []
-    for number, group in enumerate(self._groups):
-      group = rng.permutation(group) if self.shuffle else group
-      short = len(group) % self.batch_size
-      if short and self.shuffle:
-        left.append(group[-short:])
-        group = group[:-short]
-      parts = _fill(group, self.batch_size)
-      rows.append(parts)
-      shape += [number] * len(parts)
-    if left:
-      parts = _fill(np.concatenate(left), self.batch_size)
-      parts = parts[: max(self.per_epoch - len(shape), 0)]  # the last, short one sits out
-      rows.append(parts)
-      shape += [len(self.shapes) - 1] * len(parts)
-    order = rng.permutation(len(shape)) if self.shuffle else np.arange(len(shape))
-    return np.concatenate(rows)[order], np.asarray(shape)[order]
-
-
 def schedule(
   data: Data, *, batch_size: int, seed: int = 0, shuffle: bool = True, shapes: int = 4,
-  candidates: int = 0,
+  rooms: int = 2, split: tuple[int, int] | None = None, candidates: int = 0,
 ) -> Schedule:  # fmt: skip
   """The schedule that `batches` follows: .per_epoch batches an epoch, in .shapes (P, R)."""
-  width = candidates or data.candidates
   return Schedule(
-    data.prompt_lengths, data.response_lengths, batch_size=batch_size, seed=seed, shuffle=shuffle,
-    shapes=shapes, candidates=width,
+    data.prompt_lengths, data.response_lengths, None if split is None else data.row_lengths,
+    batch_size=batch_size, seed=seed, shuffle=shuffle, shapes=shapes, rooms=rooms,
+    split=split or (1, 1), candidates=candidates or data.candidates,
   )  # fmt: skip
 
 
@@ -126,6 +69,8 @@ def batches(
   epochs: int | None = None,
   candidates: int = 0,
   shapes: int = 4,
+  rooms: int = 2,
+  split: tuple[int, int] | None = None,
   shard: tuple[int, int] = (0, 1),
   attach: Callable[[Batch], Batch] | None = None,
   start: int = 0,
@@ -133,6 +78,9 @@ def batches(
   """A grain iterator of Batch (NumPy), endless unless epochs is given, from batch start on.
 
   Lists of fewer than `candidates` responses (0: as the longest list) are padded with valid=False.
+  Batches have at most `shapes` shapes, and one more if shuffled. split is how many devices share a
+  batch (data x fsdp of the mesh) and how many micro-batches it is cut into: with it batches have a
+  room, at most `rooms` for each shape and now and then none, so that padding is not computed.
   shard = (index, count) gives that process's batch_size / count rows of each batch. attach gets
   each batch, for instance to put cached reference log-probs into it. The state of the iterator is
   {"next_index": n}. Raises ValueError where the sizes do not fit. For evaluation: shuffle=False,
@@ -144,15 +92,17 @@ def batches(
       f"the data has lists of {data.candidates}: candidates={width} cannot hold them"
     )
   order = schedule(
-    data, batch_size=batch_size, seed=seed, shuffle=shuffle, shapes=shapes, candidates=width
-  )
+    data, batch_size=batch_size, seed=seed, shuffle=shuffle, shapes=shapes, rooms=rooms,
+    split=split, candidates=width,
+  )  # fmt: skip
   mine = _slice(batch_size, shard)
   first = data[0]  # a data set brings the same fields in every row
   brings = [name for name in OPTIONAL if getattr(first, name) is not None]
 
   def make(step: int) -> Batch:
-    rows, (P, R) = order[step]
+    rows, (P, R), room = order[step]
     batch = _collate(data, rows[mine], width, P, R, brings)
+    batch = dataclasses.replace(batch, room=room)
     return batch if attach is None else attach(batch)
 
   return _iterator(make, order.per_epoch, epochs, start)
@@ -178,7 +128,7 @@ def prompt_batches(
   mine = _slice(batch_size, shard)
 
   def make(step: int) -> Prompts:
-    rows, (P, _) = order[step]
+    rows, (P, _), _ = order[step]
     batch = _collate(data, rows[mine], 0, P, 0)
     return Prompts(batch.prompt, batch.prompt_mask, batch.weight, batch.row)
 
@@ -241,8 +191,7 @@ def _collate(
     valid=valid,
     weight=(rows >= 0).astype(np.float32),
     row=rows.astype(np.int32),
-    **{OPTIONAL[name]: _optional(found, name, response.shape) for name in brings},
-  )
+  ).replace(**{OPTIONAL[name]: _optional(found, name, response.shape) for name in brings})  # type: ignore[attr-defined]
 
 
 def _optional(found: dict[int, Tokens], name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -253,48 +202,3 @@ def _optional(found: dict[int, Tokens], name: str, shape: tuple[int, ...]) -> np
     for k, value in enumerate(getattr(tokens, name)):
       out[(b, k, slice(len(value))) if ragged else (b, k)] = value
   return out
-
-
-def _fill(rows: np.ndarray, batch_size: int) -> np.ndarray:
-  """Rows cut into batches [N, batch_size], the last filled up with -1."""
-  return np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1).reshape(-1, batch_size)
-
-
-def _shape(prompts: np.ndarray, responses: np.ndarray) -> tuple[int, int]:
-  return _round(int(prompts.max())), _round(int(responses.max()))
-
-
-def _round(length: int) -> int:
-  """Up to four sizes an octave: 8, 16, ..., 64, 80, 96, 112, 128, 160, ...; 0 stays 0."""
-  step = max(8, 2 ** (max(length - 1, 1).bit_length() - 3))
-  return -(-length // step) * step
-
-
-def _groups(
-  prompts: np.ndarray, responses: np.ndarray, limit: int, least: int, candidates: int
-) -> list[np.ndarray]:
-  """Rows in at most limit groups of similar lengths, split wherever that saves most padding."""
-
-  def cost(group: np.ndarray) -> int:
-    P, R = _shape(prompts[group], responses[group])
-    return len(group) * (P + max(candidates, 1) * R)
-
-  groups = [np.arange(len(prompts))]
-  total = cost(groups[0])
-  while len(groups) < limit:
-    best: tuple[float, int, np.ndarray] | None = None
-    for number, group in enumerate(groups):
-      for lengths in (prompts[group], responses[group]):
-        for edge in np.unique(np.quantile(lengths, SPLITS)):
-          short = lengths <= edge
-          if min(short.sum(), (~short).sum()) < least:
-            continue
-          gain = cost(group) - cost(group[short]) - cost(group[~short])
-          if gain > LEAST_GAIN * total and (best is None or gain > best[0]):
-            best = gain, number, short
-    if best is None:
-      break
-    _, number, short = best
-    group = groups.pop(number)
-    groups += [group[short], group[~short]]
-  return sorted(groups, key=lambda group: (cost(group) / len(group), int(group[0])))

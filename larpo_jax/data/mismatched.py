@@ -26,6 +26,7 @@ class Mismatched(TokenizedData):
     self._other = _others(np.asarray(data.prompts))
     first = np.diff(self._starts)[self._rows[:-1] + 1]  # the length of each row's first response
     self.response_lengths = np.maximum(data.response_lengths, first[self._other])
+    self.row_lengths = data.row_lengths + first[self._other]
     self.candidates, self.widths = data.candidates + 1, data.widths + 1
 
   def __getitem__(self, index: int) -> Tokens:

@@ -255,8 +255,13 @@ def _lacking(batches: Iterable[Batch], cache: Cache) -> Iterator[tuple[Batch, np
         yield batch, keys
       continue
     queued |= lacks
+    wanted = [any(key in lacks for key in row) for row in keys]
+    if all(wanted):
+      yield batch, keys
+      continue
     rows = waiting.setdefault((batch.prompt.shape, batch.response.shape), [])
-    for b in np.flatnonzero([any(key in lacks for key in row) for row in keys]):
+    batch = dataclasses.replace(batch, room=0)  # rows of several batches may need more
+    for b in np.flatnonzero(wanted):
       rows.append((jax.tree.map(lambda x, b=b: x[b], batch), keys[b]))
       if len(rows) == len(keys):
         yield _stack(rows, len(keys))

@@ -39,7 +39,7 @@ REJECTED = "rejected.jsonl"
 
 
 class TokenizedData:
-  """Rows of token ids, read from disk as they are asked for; 50 bytes of memory a row."""
+  """Rows of token ids, read from disk as they are asked for; 58 bytes of memory a row."""
 
   def __init__(self, directory: pathlib.Path, meta: dict[str, Any]) -> None:
     """Maps the arrays of a directory that Writer made."""
@@ -63,6 +63,7 @@ class TokenizedData:
     lengths = np.diff(self._starts)
     first = self._rows[:-1]
     self.widths = np.diff(self._rows) - 1  # responses of each row
+    self.row_lengths = self._starts[self._rows[1:]] - self._starts[first]  # of all its segments
     self.prompt_lengths = lengths[first]
     lengths[first] = 0
     self.response_lengths = np.maximum.reduceat(lengths, first)  # of the longest response

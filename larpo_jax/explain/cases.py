@@ -156,5 +156,8 @@ def _padded(case: Case) -> Case:
   policy, reference, batch = case
   wide = lambda x: np.pad(x, [(0, K - 2)] + [(0, 0)] * (x.ndim - 1))  # noqa: E731
   fields = ("response", "response_mask", "label", "valid", "span")
-  grown = dataclasses.replace(batch, **{name: wide(getattr(batch, name)) for name in fields})
+  grown = dataclasses.replace(
+    batch,
+    **{name: wide(getattr(batch, name)) for name in fields},  # type: ignore[arg-type]
+  )
   return jax.tree.map(wide, policy), jax.tree.map(wide, reference), grown

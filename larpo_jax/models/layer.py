@@ -1,46 +1,20 @@
-"""What one layer is: its weights, what its tokens see, and its arithmetic."""
+"""What one layer is: its weights and its arithmetic, whatever the tokens are laid out as."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-import dataclasses
+from collections.abc import Callable, Mapping
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 
-from larpo_jax.models import attention, rope
+from larpo_jax.models import rope
 from larpo_jax.models.config import Config
 
 Weights = Mapping[str, jax.Array]
 # The matrices of a layer, and how many leading axes each contracts over.
 INPUTS = {"q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1}
-
-
-@struct.dataclass
-class Keys:
-  """What tokens leave behind for those that continue them."""
-
-  key: jax.Array  # compute dtype [L, B, J, T, G, d], rotated
-  value: jax.Array  # compute dtype [L, B, J, T, G, d]
-  position: jax.Array  # int32 [B, J, T]
-  valid: jax.Array  # bool [B, J, T]
-
-
-Prefix = Keys
-
-
-@struct.dataclass
-class Past:
-  """A decoding buffer of S tokens, of which the first `index` are written."""
-
-  key: jax.Array  # compute dtype [L, B, J, S, G, d]
-  value: jax.Array  # compute dtype [L, B, J, S, G, d]
-  position: jax.Array  # int32 [B, J, S]
-  valid: jax.Array  # bool [B, J, S]
-  index: jax.Array  # int32 []
 
 
 class Weight(NamedTuple):
@@ -109,136 +83,69 @@ class Inputs(NamedTuple):
   prefix: tuple[jax.Array, jax.Array] | None  # key, value [B, J', P, G, d]
 
 
-class Scope(NamedTuple):
-  """What is the same in every layer: rotations, and who sees whom but for the windows."""
+class Mixed(NamedTuple):
+  """What attention gives: mixed values, the past with this token, and what later tokens read."""
 
-  rotations: tuple[jax.Array, jax.Array]  # cosine, sine [ropes, B, J, T, 1, d / 2]
-  own: jax.Array  # bool [B, J, T, S]
-  own_distance: jax.Array | None  # int32 [B, J, T, S]; None without windows
-  prefix: jax.Array | None  # bool [B, J', 1, P]
-  prefix_distance: jax.Array | None  # int32 [B, J', J / J' * T, P]
-  slot: jax.Array | None  # int32 []: where the past is written
+  value: jax.Array  # [..., H, d]
+  past: Any
+  keys: Any
 
 
-def scope(
-  config: Config,
-  positions: jax.Array,
-  valid: jax.Array,
-  prefix: Keys | None,
-  past: Past | None,
-) -> Scope:
-  """Masks from validity, order and positions; a past has been advanced to this token."""
-  tokens = positions.shape[-1]
-  if past is None:
-    causal = jnp.tril(jnp.ones((1, 1, tokens, tokens), bool))
-    own, keys = causal & valid[:, :, None, :], positions
-  else:
-    own, keys = past.valid[:, :, None, :], past.position
-  prefix_mask = own_distance = prefix_distance = None
-  if prefix is not None:
-    prefix_mask = prefix.valid[:, :, None, :]
-    lists, groups = positions.shape[1], prefix.position.shape[1]
-    if lists % groups:
-      raise ValueError(f"{lists} lists of tokens cannot share {groups} prefixes evenly")
-  if config.sliding:
-    own_distance = positions[..., :, None] - keys[..., None, :]
-    if prefix is not None:
-      queries = positions.reshape(*prefix.position.shape[:2], -1)
-      prefix_distance = queries[..., :, None] - prefix.position[..., None, :]
-  return Scope(
-    rope.rotations(config.ropes, config.head_dim, positions),
-    own,
-    own_distance,
-    prefix_mask,
-    prefix_distance,
-    None if past is None else past.index,
-  )
+# query, key, value [..., heads, d], the past's buffers or None, Inputs -> Mixed.
+Mix = Callable[..., Mixed]
 
 
-def advance(past: Past, positions: jax.Array, valid: jax.Array) -> Past:
-  """Notes the token about to be decoded; raises ValueError when there is more than one."""
-  if positions.shape[-1] != 1:
-    raise ValueError(f"decoding with a past takes one token at a time, not {positions.shape[-1]}")
-  start = (0, 0, past.index)
-  return dataclasses.replace(
-    past,
-    position=jax.lax.dynamic_update_slice(past.position, positions, start),
-    valid=jax.lax.dynamic_update_slice(past.valid, valid, start),
-  )
+def apply(config: Config, mix: Mix, rotations, carry, inputs: Inputs):
+  """carry: x [..., D] and the past's buffers or None -> the same, and what the layer leaves behind.
 
-
-def apply(config: Config, implementation: str, scope: Scope, carry, inputs: Inputs):
-  """carry: x [B, J, T, D] and the past's buffers or None -> the same, and this layer's keys."""
+  Tokens meet in `mix` only. rotations: cosine, sine [ropes, ..., 1, d / 2] of their positions.
+  """
   x, past = carry
   weights = {name: weight.astype(x.dtype) for name, weight in inputs.weights.items()}
   # Norms are applied in float32, so they keep their own precision.
   weights |= {name: weight for name, weight in inputs.weights.items() if name.endswith("norm")}
-  attended, past, keys = _attention(config, implementation, scope, weights, x, past, inputs)
-  x = x + attended
+  y = rms_norm(x, weights["input_norm"], config)
+  mixed = mix(*_heads(config, weights, rotations, y, inputs), past, inputs)
+  y = project(config, mixed.value, weights, "o")
+  if config.gemma:
+    y = rms_norm(y, weights["post_attention_norm"], config)
+  x = x + y
   y = rms_norm(x, weights["mlp_norm"], config)
-  gate = project(config, y, weights, "gate", "...d,dm->...m")
-  up = project(config, y, weights, "up", "...d,dm->...m")
-  y = project(config, activate(gate, config) * up, weights, "down", "...m,md->...d")
+  gate = project(config, y, weights, "gate")
+  up = project(config, y, weights, "up")
+  y = project(config, activate(gate, config) * up, weights, "down")
   if config.gemma:
     y = rms_norm(y, weights["post_mlp_norm"], config)
-  return (x + y, past), keys
+  return (x + y, mixed.past), mixed.keys
 
 
-def _attention(config, implementation, scope, weights, x, past, inputs):
-  y = rms_norm(x, weights["input_norm"], config)
-  query, key, value = (
-    project(config, y, weights, name, "...d,dhk->...hk") for name in ("q", "k", "v")
-  )
+def _heads(config, weights, rotations, x, inputs):
+  """Query, key and value of each token, normed and rotated as the model does."""
+  query, key, value = (project(config, x, weights, name) for name in ("q", "k", "v"))
   if config.qk_norm:
     query = rms_norm(query, weights["q_norm"], config)
     key = rms_norm(key, weights["k_norm"], config)
-  cosine, sine = (table[inputs.rope] for table in scope.rotations)
-  query, key = rope.rotate(query, cosine, sine), rope.rotate(key, cosine, sine)
-  keys = None
-  if past is None:
-    keys = key, value
-  else:  # the buffers of all layers are carried, so that the compiler updates them in place
-    start = (inputs.layer, 0, 0, scope.slot, 0, 0)
-    past = tuple(
-      jax.lax.dynamic_update_slice(buffer, new[None].astype(buffer.dtype), start)
-      for buffer, new in zip(past, (key, value))
-    )
-    key, value = (buffer[inputs.layer].astype(x.dtype) for buffer in past)
-  own = attention.Block(key, value, _window(scope.own, scope.own_distance, inputs.window))
-  prefix = None
-  if inputs.prefix is not None:
-    mask = _window(scope.prefix, scope.prefix_distance, inputs.window)
-    prefix = attention.Block(*(part.astype(x.dtype) for part in inputs.prefix), mask)
-  y = attention.attend(
-    query,
-    own,
-    prefix,
-    scale=config.query_scale,
-    softcap=config.attention_softcap,
-    implementation=implementation,
-  )
-  y = project(config, y, weights, "o", "...hk,hkd->...d")
-  if config.gemma:
-    y = rms_norm(y, weights["post_attention_norm"], config)
-  return y, past, keys
+  cosine, sine = (table[inputs.rope] for table in rotations)
+  return rope.rotate(query, cosine, sine), rope.rotate(key, cosine, sine), value
 
 
-def _window(mask: jax.Array, distance: jax.Array | None, window: jax.Array) -> jax.Array:
-  return mask if distance is None else mask & (distance < window)
+def project(config: Config, x: jax.Array, weights: Weights, name: str) -> jax.Array:
+  """x times the weight of that name, plus its bias and its adapters where the model has them.
 
-
-def project(config: Config, x: jax.Array, weights: Weights, name: str, equation: str) -> jax.Array:
-  """x times the weight of that name, plus its bias and its adapters where the model has them."""
-  y = jnp.einsum(equation, x, weights[name])
+  As one matrix times another, whatever the axes of the weight: the gradient of a product over
+  several axes is one of transposed copies.
+  """
+  leading, inputs = x.shape[: x.ndim - INPUTS[name]], math.prod(x.shape[x.ndim - INPUTS[name] :])
+  outputs = weights[name].shape[INPUTS[name] :]
+  x = x.reshape(-1, inputs)
+  y = x @ weights[name].reshape(inputs, -1)
   if f"{name}_bias" in weights:
-    bias = weights[f"{name}_bias"]
-    y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+    y = y + weights[f"{name}_bias"].reshape(1, -1)
   if config.lora and name in config.lora.targets:
-    inputs, outputs = equation.split(",")[0], equation.split("->")[1]
-    low = jnp.einsum(f"{inputs},{inputs[3:]}r->...r", x, weights[f"{name}_lora_a"])
-    high = jnp.einsum(f"...r,r{outputs[3:]}->{outputs}", low, weights[f"{name}_lora_b"])
+    low = x @ weights[f"{name}_lora_a"].reshape(inputs, -1)
+    high = low @ weights[f"{name}_lora_b"].reshape(low.shape[1], -1)
     y = y + high * (config.lora.alpha / config.lora.rank)
-  return y
+  return y.reshape(*leading, *outputs)
 
 
 def activate(x: jax.Array, config: Config) -> jax.Array:

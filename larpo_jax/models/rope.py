@@ -114,7 +114,7 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
 def rotations(
   ropes: tuple[Rope, ...], head_dim: int, positions: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Cosine and sine for positions [B, J, T]: float32 [ropes, B, J, T, 1, head_dim / 2]."""
+  """Cosine and sine for positions [...]: float32 [ropes, ..., 1, head_dim / 2]."""
   table = jnp.asarray(np.stack([inverse_frequencies(rope, head_dim) for rope in ropes]))
   table = table.reshape(len(ropes), *(1,) * (positions.ndim + 1), -1)
   angle = positions.astype(jnp.float32)[None, ..., None, None] * table
@@ -122,7 +122,7 @@ def rotations(
 
 
 def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
-  """Rotates x [B, J, T, heads, head_dim] by [B, J, T, 1, head_dim / 2], in float32."""
+  """Rotates x [..., heads, head_dim] by [..., 1, head_dim / 2], in float32."""
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   rotated = (first * cosine - second * sine, second * cosine + first * sine)
   return jnp.concatenate(rotated, axis=-1).astype(x.dtype)

@@ -1,7 +1,4 @@
-"""One decoder for the Llama, Mistral, Qwen and Gemma families, its layers stacked and scanned.
-
-J is how many token lists a row has: 1 prompt, or K responses that continue it.
-"""
+"""One decoder for the Llama, Mistral, Qwen and Gemma families, its layers stacked and scanned."""
 
 from __future__ import annotations
 
@@ -14,9 +11,10 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from larpo_jax.models import layer
+from larpo_jax.models import blocks, layer, rope, rows
+from larpo_jax.models.blocks import Keys, Past, Prefix
 from larpo_jax.models.config import Config
-from larpo_jax.models.layer import INPUTS, Keys, Past, Prefix, Weight, layer_weights
+from larpo_jax.models.layer import INPUTS, Weight, layer_weights
 from larpo_jax.types import Array
 
 ATTENTION = ("xla", "fused")
@@ -89,15 +87,27 @@ class Transformer(nnx.Module):
     """
     tokens, positions, valid = jnp.asarray(tokens), jnp.asarray(positions), jnp.asarray(valid)
     if past is not None:
-      past = layer.advance(past, positions, valid)
-    x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype)
-    if self.config.gemma:  # the factor is rounded to the compute dtype, as in transformers
-      x = x * jnp.asarray(math.sqrt(self.config.hidden_size), self.dtype)
-    x, key, value = self._run(x, positions, valid, prefix, past)
-    hidden = layer.rms_norm(x, self.norm[...], self.config)
+      past = blocks.advance(past, positions, valid)
+    before = None if prefix is None else (prefix.position, prefix.valid)
+    scope = blocks.scope(self.config, positions, valid, before, past)
+    mix = functools.partial(blocks.mix, self.config, self.attention, scope)
+    hidden, buffers, keys = self._run(mix, tokens, positions, prefix, past)
     if past is not None:
+      key, value = buffers
       return hidden, dataclasses.replace(past, key=key, value=value, index=past.index + 1)
+    key, value = keys
     return hidden, Keys(key=key, value=value, position=positions, valid=valid)
+
+  def read(self, layout: rows.Rows) -> jax.Array:
+    """Hidden states after the final norm of prompts and of the responses that continue them.
+
+    As `__call__` on the prompts, then on the responses with the prompts as their prefix, but only
+    the tokens that are real are computed: [S, N, D], as `layout.tokens`.
+    """
+    mix = functools.partial(
+      rows.mix, self.config, self.attention, layout, layout.scopes(self.config)
+    )
+    return self._run(mix, layout.tokens, layout.position)[0]
 
   def unembed(self) -> jax.Array:
     """The matrix from hidden states to logits, float32 [D, V]."""
@@ -110,10 +120,14 @@ class Transformer(nnx.Module):
     cap = self.config.final_softcap
     return logits if cap is None else jnp.tanh(logits / cap) * cap
 
-  def _run(self, x, positions, valid, prefix, past):
+  def _run(self, mix, tokens, positions, prefix=None, past=None):
+    """Hidden states, the past's buffers, and what each layer leaves behind."""
     config = self.config
-    scope = layer.scope(config, positions, valid, prefix, past)
-    step = functools.partial(layer.apply, config, self.attention, scope)
+    x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype)
+    if config.gemma:  # the factor is rounded to the compute dtype, as in transformers
+      x = x * jnp.asarray(math.sqrt(config.hidden_size), self.dtype)
+    rotations = rope.rotations(config.ropes, config.head_dim, positions)
+    step = functools.partial(layer.apply, config, mix, rotations)
     if self.remat != "none":
       policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
       step = jax.checkpoint(step, policy=policy if self.remat == "dots" else None)
@@ -137,7 +151,7 @@ class Transformer(nnx.Module):
         carry, own = step(carry, jax.tree.map(lambda leaf, i=index: leaf[i], inputs))
         outputs.append(own)
       (x, buffers), keys = carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
-    return x, *(keys if past is None else buffers)
+    return layer.rms_norm(x, self.norm[...], config), buffers, keys
 
 
 def create(

@@ -6,7 +6,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from larpo_jax.models import prompts
+from larpo_jax import sharding
+from larpo_jax.models import prompts, rows
 from larpo_jax.types import Batch, LogProbs
 
 
@@ -22,20 +23,21 @@ def scalar(model: nnx.GraphDef, params: nnx.State, batch: Batch) -> LogProbs:
     batch: prompts padded on either side.
   """
   net = nnx.merge(model, params)
-  prompt = prompts.prefill(net.transformer, batch.prompt, batch.prompt_mask)
-  lists = batch.response.shape[:2]
-  last = jnp.broadcast_to(prompt.last, lists)[..., None]  # [B, K, 1]
-  length = jnp.broadcast_to(prompt.length, lists)[..., None]
+  prompt = prompts.split(batch.prompt, batch.prompt_mask)
   counted = jnp.asarray(batch.response_mask > 0)
   read = jax.lax.cummax(counted.astype(jnp.int32), axis=2, reverse=True) > 0  # up to the last
-  inputs = jnp.concatenate([last, batch.response], axis=-1)  # [B, K, 1 + R]
-  positions = length - 1 + jax.lax.broadcasted_iota(jnp.int32, inputs.shape, 2)
-  valid = jnp.concatenate([length > 0, read], axis=-1)
-  hidden, _ = net.transformer(inputs, jnp.maximum(positions, 0), valid, prefix=prompt.prefix)
-  place = jnp.sum(read.astype(jnp.int32), axis=-1)  # of the last token in inputs, [B, K]
+  first = jnp.ones((*counted.shape[:2], 1), bool)  # the prompt's last token
+  response = prompts.continued(prompt, batch.response, jnp.concatenate([first, read], axis=-1))
+  place = jnp.sum(read.astype(jnp.int32), axis=-1)  # of the last token in the inputs, [B, K]
+  groups = sharding.groups(len(counted))
+  # One token more a response than a scorer of tokens reads.
+  size = (batch.room + counted.shape[1] if batch.room else 0) * (len(counted) // groups)
+  layout = rows.pack(prompt.before, response, groups, size)
+  _, hidden = layout.spread(net.transformer.read(layout))
   state = jnp.take_along_axis(hidden, place[..., None, None], axis=2)[:, :, 0]  # [B, K, D]
   matrix = net.score[...].astype(state.dtype)
   score = jnp.einsum("bkd,dn->bkn", state, matrix, preferred_element_type=jnp.float32)[..., 0]
   column = jax.lax.broadcasted_iota(jnp.int32, counted.shape, 2)
   mask = jnp.where(column == place[..., None] - 1, 1.0, 0.0)
+  score = jnp.where(layout.overflow, jnp.nan, score)
   return LogProbs(token=score[..., None] * mask, mask=mask)

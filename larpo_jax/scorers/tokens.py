@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from flax import nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from larpo_jax.models import prompts
+from larpo_jax import sharding
+from larpo_jax.models import prompts, rows
 from larpo_jax.scorers import _head
 from larpo_jax.sharding import BATCH_AXES
 from larpo_jax.types import Array, Batch, LogProbs
@@ -39,57 +38,52 @@ def causal(
     collision: whether the field `collision` is asked for.
   """
   net = nnx.merge(model, params)
-  hidden, mask = _hidden(net, batch)
-  groups, head = _groups(batch.response.shape[0]), (net.config.final_softcap, chunk)
-  states, matrix, vocab_axis = _split(net, hidden, groups)
-  flat = mask.reshape(groups, -1)
-  target = jnp.asarray(batch.response).reshape(groups, -1)
-  outputs = _head.logprobs(states, matrix, target, flat, vocab_axis, *head, collision)
-  token, entropy, squares = jax.tree.map(lambda x: x.reshape(mask.shape), outputs)
+  layout, mask = lists(batch)
+  groups = len(layout.tokens)
+  counted, target = layout.of_response(mask), layout.of_response(batch.response)
+  hidden = _on_groups(net.read(layout))
+  matrix, vocab_axis = _unembedding(net, groups)
+  head = (vocab_axis, net.config.final_softcap, chunk)
+  outputs = _head.logprobs(hidden, matrix, target, counted, *head, collision)
   kl = None
   if reference is not None:
     other = nnx.merge(model, jax.lax.stop_gradient(reference))
-    fixed = jax.lax.stop_gradient(_split(other, _hidden(other, batch)[0], groups)[:2])
-    kl = _head.divergence(states, matrix, *fixed, flat, vocab_axis, *head).reshape(mask.shape)
+    fixed = jax.lax.stop_gradient((_on_groups(other.read(layout)), _unembedding(other, groups)[0]))
+    kl = _head.divergence(hidden, matrix, *fixed, counted, *head)
+  token, entropy, squares, kl = jax.tree.map(lambda x: layout.spread(x)[1], (*outputs, kl))
+  # More tokens than the batch says it has: no number is right, so none may look right.
+  token = jnp.where(layout.overflow, jnp.nan, token)
   return LogProbs(token=token, mask=mask, entropy=entropy, collision=squares, kl=kl)
 
 
-def _hidden(net, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """The states that predict each response token [B, K, R, D], and which tokens count [B, K, R]."""
-  prompt = prompts.prefill(net, batch.prompt, batch.prompt_mask)
-  lists = batch.response.shape[:2]
-  last = jnp.broadcast_to(prompt.last, lists)[..., None]  # [B, K, 1]
-  length = jnp.broadcast_to(prompt.length, lists)[..., None]
-  inputs = jnp.concatenate([last, batch.response[..., :-1]], axis=-1)  # [B, K, R]
-  positions = length - 1 + jax.lax.broadcasted_iota(jnp.int32, inputs.shape, 2)
-  predicted = positions >= 0  # but for the first token after an empty prompt
-  mask = jnp.where(predicted, batch.response_mask, 0.0).astype(jnp.float32)
-  valid = predicted & _up_to_last(batch.response_mask)
-  hidden, _ = net(inputs, jnp.maximum(positions, 0), valid, prefix=prompt.prefix)
-  return hidden, mask
+def lists(batch: Batch) -> tuple[rows.Rows, jax.Array]:
+  """A batch as rows of real tokens, and which response tokens count, float32 [B, K, R]."""
+  prompt = prompts.split(batch.prompt, batch.prompt_mask)
+  read = _up_to_last(batch.response_mask)
+  response = prompts.continued(prompt, batch.response[..., :-1], read)
+  mask = jnp.where(response.valid, batch.response_mask, 0.0).astype(jnp.float32)
+  groups = sharding.groups(len(batch.response))
+  size = batch.room * (len(batch.response) // groups)
+  return rows.pack(prompt.before, response, groups, size), mask
 
 
-def _split(net, hidden: jax.Array, groups: int) -> tuple[jax.Array, jax.Array, int]:
-  """States as [S, N, D] by the devices that hold them, the unembedding, and its vocabulary axis."""
+def _unembedding(net, groups: int) -> tuple[jax.Array, int]:
+  """The unembedding as it is stored, and its vocabulary axis."""
   vocab_axis = 0 if net.config.tie_embeddings else 1
   matrix = net.embedding[...] if net.config.tie_embeddings else net.head[...]
-  hidden = hidden.reshape(groups, -1, hidden.shape[-1])
-  if groups > 1:  # every device keeps its rows, and has the whole width of its part of the matrix
-    hidden = jax.lax.with_sharding_constraint(hidden, PartitionSpec(BATCH_AXES))
+  if groups > 1:  # every device has the whole width of its part of the matrix
     matrix = jax.lax.with_sharding_constraint(matrix, _split_vocab(matrix.shape, vocab_axis))
-  return hidden, matrix, vocab_axis
+  return matrix, vocab_axis
+
+
+def _on_groups(x: jax.Array) -> jax.Array:
+  """Every device keeps its rows."""
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES)) if len(x) > 1 else x
 
 
 def _up_to_last(mask: Array) -> jax.Array:
   """True up to the last position that counts."""
   return jax.lax.cummax(jnp.asarray(mask > 0, jnp.int32), axis=mask.ndim - 1, reverse=True) > 0
-
-
-def _groups(batch: int) -> int:
-  """How many devices split the leading axis under `jax.set_mesh`; 1 without, or if they cannot."""
-  mesh = jax.sharding.get_abstract_mesh()
-  count = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
-  return 1 if batch % count else count
 
 
 def _split_vocab(shape: tuple[int, ...], vocab_axis: int) -> PartitionSpec:
