@@ -130,7 +130,8 @@ def main(argv: list[str] | None = None) -> None:
   """Samples, measures, prints."""
   options = arguments(argv)
   bench = bench_work.find(options.bench)
-  workload, measure, peers = bench_work.modules(bench, "workload", "measure", "bench_generate")
+  workload, measure = bench_work.modules(bench, "workload", "measure")
+  peers = bench_work.script(bench, "bench_generate")
   spec = workload.load_spec(bench_work.spec_path(bench, options.spec), options.set)
   run = lists_and_singles if options.candidates else greedy
   found = {

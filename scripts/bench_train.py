@@ -56,7 +56,6 @@ from larpo_jax import (
   writers,
 )
 from larpo_jax.data import batching, reference
-from larpo_jax.scorers import tokens
 from larpo_jax.types import Batch
 
 LOG_EVERY = 10
@@ -94,7 +93,7 @@ class Watch:
   losses: list[jax.Array] = dataclasses.field(default_factory=list)
   peak_rss: float = 0.0
 
-  def note(self, event: str, seconds: float, **others: Any) -> None:
+  def note(self, event: str, duration_secs: float, **others: Any) -> None:
     """Counts compilations."""
     self.compiled += event == COMPILED
 
@@ -144,7 +143,7 @@ def feed(
     return Feed(ordered(attach=shape), params)
   digest = reference.weights_digest(params, architecture)
   cache = reference.Cache(directory / "reference-cache", digest, options.dtype)
-  score = train_step.make_score_step(model=model, scorer=tokens.causal, mesh=mesh)
+  score = train_step.make_score_step(model=model, scorer=scorer(), mesh=mesh)
   rows = ordered(epochs=1, attach=shape)
   reference.fill(rows, lambda batch: score(params, sharding.put(batch, mesh)), cache)
   attach = reference.attach(cache)
@@ -155,6 +154,11 @@ def loss_of(name: str, beta: float) -> Any:
   """The kernel with the spec's beta, where it takes one."""
   takes = lookup.keywords(lookup.find(name, objective.PACKAGE))
   return objective.resolve({"name": name, **({"beta": beta} if "beta" in takes else {})})
+
+
+def scorer() -> Any:
+  """The scorer of a language model, by name, as a config gives it."""
+  return lookup.resolve({"name": "tokens.causal"}, "larpo_jax.scorers")
 
 
 def optimizer_of(spec: dict[str, Any], steps: int, params: Any) -> Any:
@@ -187,7 +191,7 @@ def train(
   start = params if fed.reference is None else fed.reference
   del params
   step = train_step.make_train_step(
-    model=model, scorer=tokens.causal, loss=loss, optimizer=optimizer, mesh=mesh, shardings=placed
+    model=model, scorer=scorer(), loss=loss, optimizer=optimizer, mesh=mesh, shardings=placed
   )
   run = watched(lambda state, batch: step(state, fed.reference, batch), watch, measure)
   store = checkpoints.Store(directory / "run" / "checkpoints")

@@ -13,6 +13,7 @@ a run reads: nothing reaches the model or the loop by a way that a user's does n
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -51,6 +52,16 @@ def modules(directory: pathlib.Path, *names: str) -> list[Any]:
   if str(directory) not in sys.path:
     sys.path.insert(0, str(directory))
   return [importlib.import_module(name) for name in names]
+
+
+def script(directory: pathlib.Path, name: str) -> Any:
+  """A script of the common work as a module, though one of the same name is here as well."""
+  spec = importlib.util.spec_from_file_location(f"common_{name}", directory / f"{name}.py")
+  assert spec is not None  # a .py file always has one, and its loader
+  assert spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 def spec_path(directory: pathlib.Path, spec: str) -> pathlib.Path:
