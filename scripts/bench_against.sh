@@ -14,6 +14,7 @@
 #   OUT           the file of JSON lines, which is appended to (runs/bench.jsonl)
 #   ROUNDS STEPS WARMUP    2, 20 and 5; the losses are compared over the first twenty steps
 #   PARTS         which of "train lists generate" to run; GROWTH=1 adds the runs for the plots
+#   VARIANTS      which of TRL's, as bench_trl.py names them
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -26,6 +27,8 @@ bench=$(cd "$bench" && pwd)
 python=${PYTHON:-python} peer=${PEER_PYTHON:-python}
 rounds=${ROUNDS:-2} timed=(--steps "${STEPS:-20}" --warmup "${WARMUP:-5}")
 parts=" ${PARTS:-train lists generate} "
+variants=${VARIANTS:-default fp32_nogc_precompute bf16_nogc_precompute
+  bf16_weights_nogc_precompute fp32_nogc}
 out=${OUT:-$root/runs/bench.jsonl}
 mkdir -p "$(dirname "$out")"
 log=$(mktemp)
@@ -57,8 +60,7 @@ ours() { PYTHONPATH=$root "$python" "$root/scripts/$1" "${@:2}"; }
 
 train() {
   local spec=$1 variant reference
-  for variant in default fp32_nogc_precompute bf16_nogc_precompute bf16_weights_nogc_precompute \
-    fp32_nogc; do
+  for variant in $variants; do
     reference=cached
     if [[ $variant == fp32_nogc ]]; then reference=live; fi
     job "$spec" "$variant" peer \
