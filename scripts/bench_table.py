@@ -149,7 +149,7 @@ def same(results: Results, one: Key, other: Key) -> str:
 
 
 def seconds(results: Results, specs: Sequence[str]) -> list[list[str]]:
-  """Seconds a step and peak memory of every training run, the median over rounds."""
+  """Seconds a step and peak memory of what was trained, the median over rounds."""
   rows = []
   sides = [(v, side) for v in ("default", PRECOMPUTED, *BF16, LIVE) for side in ("peer", "ours")]
   sides += [("lists", "rows"), ("lists", "lists")]
@@ -166,7 +166,7 @@ def seconds(results: Results, specs: Sequence[str]) -> list[list[str]]:
         else "not run"
       )
     rows.append(row)
-  return rows
+  return [row for row in rows if set(row[1:]) != {"not run"}]
 
 
 def losses(results: Results) -> tuple[list[str], bool]:
