@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
   print(markdown(["", *specs], rows), end="\n\n")
   print(markdown(["s a step / own CPU s / peak MiB", *specs], seconds(results, specs)), end="\n\n")
   lines, agree = losses(results)
-  print("Losses:", *lines, sep="\n* ")
+  print("Losses:", *(lines or ["TRL was not run in float32"]), sep="\n* ")
   picture = options.plot or options.results.with_suffix(".png")
   if plot(results, picture):
     print(f"\nwrote {picture}")
