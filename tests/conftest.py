@@ -30,15 +30,18 @@ import pytest  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("LARPO_DATA") or ROOT.parent / "shared" / "data")
+BENCH = Path(os.environ.get("LARPO_BENCH") or ROOT.parent / "shared" / "bench")
 SEED = int(os.environ.get("LARPO_SEED") or random.SystemRandom().randrange(2**31))
 os.environ["LARPO_SEED"] = str(SEED)  # the same in every worker
 # Set where everything is installed: what is missing then fails instead of skipping.
 REQUIRE_ALL = os.environ.get("LARPO_REQUIRE_ALL") == "1"
 PEERS = "no peer"
 NO_DATA = "no data"
+NO_BENCH = "no benchmark"
 REMEDIES = {
   PEERS: "PyTorch or TRL is not installed: pip install -c constraints.txt -e '.[test,parity]'",
   NO_DATA: f"no data in {DATA}: put it there, or set LARPO_DATA to where it is",
+  NO_BENCH: f"no benchmark in {BENCH}: put it there, or set LARPO_BENCH to where it is",
 }
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -74,6 +77,14 @@ def shared_data():
   if not DATA.is_dir():
     _missing(NO_DATA, str(DATA))
   return DATA
+
+
+@pytest.fixture(scope="session")
+def shared_bench():
+  """The directory of the common work that benchmarks are run on."""
+  if not (BENCH / "specs").is_dir():
+    _missing(NO_BENCH, str(BENCH))
+  return BENCH
 
 
 @pytest.fixture(scope="session")
