@@ -15,7 +15,7 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from larpo_jax import config
+from larpo_jax import compiler, config
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="FILE.py[:ARGUMENT]", lock_config=True
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
   """Runs the config; a user's mistake ends in one sentence, its traceback in workdir/error.txt."""
   if len(argv) > 1:
     raise app.UsageError(f"stray words: {' '.join(argv[1:])}; an override is --config.KEY=VALUE")
+  compiler.set_flags(os.environ)
   from larpo_jax import loop, preemption, processes, train  # jax, once the flags are right
   from larpo_jax.data import dataset
 

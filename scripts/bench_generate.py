@@ -19,6 +19,7 @@ import argparse
 from collections.abc import Callable
 import functools
 import json
+import os
 import pathlib
 import tempfile
 import time
@@ -28,7 +29,7 @@ import bench_work
 import jax
 import numpy as np
 
-from larpo_jax import sampling, workdir
+from larpo_jax import compiler, sampling, workdir
 
 NO_END = -1  # no token is this one, so every response runs to its full length
 
@@ -128,6 +129,7 @@ def lists_and_singles(
 
 def main(argv: list[str] | None = None) -> None:
   """Samples, measures, prints."""
+  compiler.set_flags(os.environ)  # as a run does; XLA reads them when it first computes
   options = arguments(argv)
   bench = bench_work.find(options.bench)
   workload, measure = bench_work.modules(bench, "workload", "measure")

@@ -33,6 +33,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import tempfile
 import time
@@ -45,6 +46,7 @@ import numpy as np
 
 from larpo_jax import (
   checkpoints,
+  compiler,
   lookup,
   loop,
   objective,
@@ -126,7 +128,9 @@ def own_prompts(batch: Batch) -> Batch:
   """Each response with a prompt of its own, [B, K, P]."""
   K = batch.response.shape[1]
   prompt, mask = (np.repeat(x, K, axis=1) for x in (batch.prompt, batch.prompt_mask))
-  return dataclasses.replace(batch, prompt=prompt, prompt_mask=mask)
+  tokens = mask.sum() + np.count_nonzero(batch.response_mask)
+  room = (int(tokens) // len(prompt) // 16 + 1) * 16
+  return dataclasses.replace(batch, prompt=prompt, prompt_mask=mask, room=room)
 
 
 def feed(
@@ -135,7 +139,10 @@ def feed(
 ) -> Feed:  # fmt: skip
   """Batches of the data; load() gives the reference's model, which cached it does not outlive."""
   shape = own_prompts if options.layout == "rows" else lambda batch: batch
-  ordered = functools.partial(batching.batches, data, batch_size=size, shuffle=False, shapes=1)
+  ordered = functools.partial(
+    batching.batches, data, batch_size=size, shuffle=False, shapes=1,
+    rooms=8, split=(jax.device_count(), 1),
+  )  # fmt: skip
   if options.reference == "none":
     return Feed(ordered(attach=shape), None)
   model, params, architecture = load()
@@ -282,6 +289,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
   """Trains, measures, prints."""
+  compiler.set_flags(os.environ)  # as a run does; XLA reads them when it first computes
   options = arguments(argv)
   if options.warmup < 1 or options.steps < 1:
     raise SystemExit("--steps and --warmup are at least 1: a step is timed from the one before it")

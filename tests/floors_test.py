@@ -12,7 +12,7 @@ PACKAGE = ROOT / "larpo_jax"
 FLOORS = [
   {"types", "masked"},
   {"losses", "models", "data", "rewards", "worlds", "sharding", "lookup"}
-  | {"hardware", "processes"},
+  | {"hardware", "processes", "compiler"},
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
   | {"objective"},
   {"train_step", "micro_batches", "evaluators", "sampling"},

@@ -13,13 +13,15 @@ from larpo_jax.scorers import _head
 from larpo_jax.sharding import BATCH_AXES
 from larpo_jax.types import Array, Batch, LogProbs
 
+CACHED_LOGITS = 2**23  # 32 MiB, which the last cache of a CPU holds
+
 
 def causal(
   model: nnx.GraphDef,
   params: nnx.State,
   batch: Batch,
   *,
-  chunk: int = 1024,
+  chunk: int = 0,
   reference: nnx.State | None = None,
   collision: bool = False,
 ) -> LogProbs:
@@ -33,7 +35,8 @@ def causal(
     model: graph definition of a `models.transformer.Transformer`.
     params: its parameters.
     batch: prompts padded on either side.
-    chunk: how many positions of a device have their logits in memory at a time.
+    chunk: how many positions of a device have their logits in memory at a time; 0 for 1024, or on
+      a CPU for so many that their logits stay in its cache.
     reference: other parameters of the model, for the field `kl` at every token; no gradient.
     collision: whether the field `collision` is asked for.
   """
@@ -43,6 +46,9 @@ def causal(
   counted, target = layout.of_response(mask), layout.of_response(batch.response)
   hidden = _on_groups(net.read(layout))
   matrix, vocab_axis = _unembedding(net, groups)
+  if not chunk:
+    on_cpu = jax.default_backend() == "cpu"
+    chunk = max(min(CACHED_LOGITS // net.config.vocab_size, 1024), 64) if on_cpu else 1024
   head = (vocab_axis, net.config.final_softcap, chunk)
   outputs = _head.logprobs(hidden, matrix, target, counted, *head, collision)
   kl = None
