@@ -141,7 +141,7 @@ def feed(
   shape = own_prompts if options.layout == "rows" else lambda batch: batch
   ordered = functools.partial(
     batching.batches, data, batch_size=size, shuffle=False, shapes=1,
-    rooms=8, split=(jax.device_count(), 1),
+    rooms=8, split=(mesh.size, 1),
   )  # fmt: skip
   if options.reference == "none":
     return Feed(ordered(attach=shape), None)
