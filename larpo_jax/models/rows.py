@@ -98,11 +98,8 @@ def mix(
   inputs: Inputs,
 ) -> Mixed:
   """`layer.Mix` of rows: prompts see themselves, responses their prompt and themselves."""
-  h, g = query.shape[-2], key.shape[-2]
-  of_prompt, of_response = (
-    jnp.split(x, (h, h + g), axis=3)
-    for x in rows.spread(jnp.concatenate([query, key, value], axis=-2))
-  )
+  # One by one: joined, heads that lie on several devices would have to be moved between them.
+  of_prompt, of_response = zip(*(rows.spread(x) for x in (query, key, value)))
   own, scope = scopes
   q, k, v = of_prompt
   see = lambda scope: blocks.window(scope.own, scope.own_distance, inputs.window)  # noqa: E731
