@@ -23,6 +23,7 @@ PARTS = "2-1x1x1"  # the matrix in two parts, on one device
 SCORES, PAIRS, RUNNING = (f"losses/_{name}.py" for name in ("scores", "pairs", "running"))
 HEAD, TOKENS = "scorers/_head.py", "scorers/tokens.py"
 HEADS = "tests/scorers_test.py tests/divergence_test.py"
+ROWS = "tests/rows_test.py"
 
 FAULTS = [
   # What kernels share.
@@ -277,10 +278,43 @@ FAULTS = [
   ),
   Fault(
     "off by one: positions of a response begin after the prompt's last token",
-    TOKENS,
-    "positions = length - 1 + jax.lax",
-    "positions = length + jax.lax",
+    "models/prompts.py",
+    "position = length - 1 + jax.lax",
+    "position = length + jax.lax",
     "one_long_row or empty",
     HEADS,
+  ),
+  # Rows of real tokens, and their attention.
+  Fault(
+    "rows: too little room is silent",
+    "models/rows.py",
+    "overflow=jnp.any(jnp.sum(real, axis=1) > size)",
+    "overflow=jnp.zeros((), bool)",
+    "room or device",
+    ROWS,
+  ),
+  Fault(
+    "rows: the room of a batch is that of its average part",
+    "data/schedule.py",
+    "tokens.mean(axis=2).max(axis=1)",
+    "tokens.mean(axis=2).mean(axis=1)",
+    "fits",
+    ROWS,
+  ),
+  Fault(
+    "rows: gradients go to the rows in front",
+    "models/rows.py",
+    "return _take(gradient, inverse), None, None",
+    "return gradient[:, : inverse.shape[1]], None, None",
+    "room",
+    ROWS,
+  ),
+  Fault(
+    "attention: the slope of a score forgets the others of its softmax",
+    "models/matmuls.py",
+    "ds = p * (dp - delta) * scale",
+    "ds = p * dp * scale",
+    "two_blocks",
+    "tests/attention_test.py",
   ),
 ]
