@@ -36,19 +36,12 @@ NO_END = -1  # no token is this one, so every response runs to its full length
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
   """The command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("spec", help="a file, or the name of one of the specs of the common work")
-  parser.add_argument("--bench", metavar="DIR", help="the common work, else $LARPO_BENCH")
-  parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=JSON")
-  parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+  parser = bench_work.parser(__doc__ or "")
   parser.add_argument("--repeats", type=int, default=8)
   parser.add_argument("--candidates", type=int, default=0, metavar="K")
   parser.add_argument(
     "--prompts", type=int, default=1, metavar="N", help="lists, with --candidates"
   )
-  parser.add_argument("--model", action="append", default=[], metavar="KEY=VALUE")
   return parser.parse_args(argv)
 
 

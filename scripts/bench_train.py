@@ -47,6 +47,7 @@ import numpy as np
 from larpo_jax import (
   checkpoints,
   compiler,
+  hardware,
   lookup,
   loop,
   objective,
@@ -67,20 +68,13 @@ DATASHEET = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # FLOP/s in bfloat
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
   """The command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("spec", help="a file, or the name of one of the specs of the common work")
-  parser.add_argument("--bench", metavar="DIR", help="the common work, else $LARPO_BENCH")
-  parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=JSON")
+  parser = bench_work.parser(__doc__ or "")
   parser.add_argument("--reference", choices=("cached", "live", "none"), default="cached")
   parser.add_argument("--loss", default="pairwise.dpo")
   parser.add_argument("--layout", choices=("lists", "rows"), default="lists")
   parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
   parser.add_argument("--warmup", type=int, default=5, help="steps before them, at least 1")
-  parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
   parser.add_argument("--devices", type=int, default=0, help="0: all")
-  parser.add_argument("--model", action="append", default=[], metavar="KEY=VALUE")
   return parser.parse_args(argv)
 
 
@@ -215,20 +209,12 @@ def train(
   return writers.read(directory / "run")
 
 
-def matmul_rate(dtype: str, measure: Any) -> float:
-  """FLOP/s of the best of ten square matmuls on one device."""
-  size = 2048 if jax.default_backend() == "cpu" else 8192
-  square = jnp.ones((size, size), dtype)
-  multiply = jax.jit(lambda a, b: a @ b)
-  return 2 * size**3 / measure.best_of(lambda: multiply(square, square).block_until_ready())
-
-
-def utilisation(options: argparse.Namespace, flops: float, step: float, measure: Any) -> Any:
+def utilisation(options: argparse.Namespace, flops: float, step: float) -> Any:
   """What the minimum of FLOPs over the time of a step is worth on this machine."""
-  # Fake CPU devices share one machine; real accelerators add up.
-  on_cpu = jax.default_backend() == "cpu"
-  count = 1 if on_cpu else options.devices or jax.device_count()
-  peak = matmul_rate(options.dtype, measure) * count
+  size = 2048 if jax.default_backend() == "cpu" else None
+  count = options.devices or jax.device_count()
+  every = hardware.peak_flops(jnp.dtype(options.dtype), size=size, repeats=10)  # of all devices
+  peak = every if jax.default_backend() == "cpu" else every * count / jax.device_count()
   found = {
     "minimum_gflops_per_s": flops / step / 1e9,
     "matmul_gflops_per_s": peak / 1e9,
@@ -281,7 +267,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     },
     "data_wait_share": waits[-1] if len(waits) > 1 else None,  # the first row has the compilation
     "flops": flops,
-    **utilisation(options, flops["minimum"], step, measure),
+    **utilisation(options, flops["minimum"], step),
     "losses": [float(loss) for loss in watch.losses],
     "env": measure.environment(),
   }

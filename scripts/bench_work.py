@@ -12,6 +12,7 @@ a run reads: nothing reaches the model or the loop by a way that a user's does n
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -45,6 +46,19 @@ def find(given: str | None = None) -> pathlib.Path:
       "name its directory with --bench DIR or LARPO_BENCH"
     )
   return directory.resolve()
+
+
+def parser(page: str) -> argparse.ArgumentParser:
+  """What every benchmark's command line has; page is the script's docstring."""
+  found = argparse.ArgumentParser(
+    description=page, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  found.add_argument("spec", help="a file, or the name of one of the specs of the common work")
+  found.add_argument("--bench", metavar="DIR", help="the common work, else $LARPO_BENCH")
+  found.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=JSON")
+  found.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+  found.add_argument("--model", action="append", default=[], metavar="KEY=VALUE")
+  return found
 
 
 def modules(directory: pathlib.Path, *names: str) -> list[Any]:

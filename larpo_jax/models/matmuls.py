@@ -25,9 +25,8 @@ def forward(q, k, v, mask, *, scale: float, softcap: float | None = None):
   weights = jnp.exp(scores - largest)
   total = jnp.sum(weights, axis=-1, keepdims=True)
   output = _product("ngrs,ngsd->ngrd", weights.astype(v.dtype), jnp.swapaxes(v, 1, 2)) / total
-  return _ungrouped(output, q.shape), _ungrouped(largest + jnp.log(total), (*q.shape[:3], 1))[
-    ..., 0
-  ]
+  lse = _ungrouped(largest + jnp.log(total), (*q.shape[:3], 1))[..., 0]
+  return _ungrouped(output, q.shape), lse
 
 
 def backward(q, k, v, mask, out, lse, g, *, scale: float, softcap: float | None = None):

@@ -6,8 +6,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from larpo_jax import sharding
-from larpo_jax.models import prompts, rows
+from larpo_jax.scorers import _layout
 from larpo_jax.types import Batch, LogProbs
 
 
@@ -23,16 +22,13 @@ def scalar(model: nnx.GraphDef, params: nnx.State, batch: Batch) -> LogProbs:
     batch: prompts padded on either side.
   """
   net = nnx.merge(model, params)
-  prompt = prompts.split(batch.prompt, batch.prompt_mask)
   counted = jnp.asarray(batch.response_mask > 0)
-  read = jax.lax.cummax(counted.astype(jnp.int32), axis=2, reverse=True) > 0  # up to the last
+  read = _layout.up_to_last(counted)
   first = jnp.ones((*counted.shape[:2], 1), bool)  # the prompt's last token
-  response = prompts.continued(prompt, batch.response, jnp.concatenate([first, read], axis=-1))
+  inputs = jnp.concatenate([first, read], axis=-1)
+  # A response's own last token is read too: one more for each than the batch has room for.
+  layout = _layout.pack(batch, batch.response, inputs, more=counted.shape[1])
   place = jnp.sum(read.astype(jnp.int32), axis=-1)  # of the last token in the inputs, [B, K]
-  groups = sharding.groups(len(counted))
-  # One token more a response than a scorer of tokens reads.
-  size = (batch.room + counted.shape[1] if batch.room else 0) * (len(counted) // groups)
-  layout = rows.pack(prompt.before, response, groups, size)
   _, hidden = layout.spread(net.transformer.read(layout))
   state = jnp.take_along_axis(hidden, place[..., None, None], axis=2)[:, :, 0]  # [B, K, D]
   matrix = net.score[...].astype(state.dtype)

@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from larpo_jax import sharding
-from larpo_jax.models import prompts, rows
-from larpo_jax.scorers import _head
+from larpo_jax.scorers import _head, _layout
 from larpo_jax.sharding import BATCH_AXES
-from larpo_jax.types import Array, Batch, LogProbs
+from larpo_jax.types import Batch, LogProbs
 
 CACHED_LOGITS = 2**23  # 32 MiB, which the last cache of a CPU holds
 
@@ -41,7 +39,9 @@ def causal(
     collision: whether the field `collision` is asked for.
   """
   net = nnx.merge(model, params)
-  layout, mask = lists(batch)
+  read = _layout.up_to_last(batch.response_mask)
+  layout = _layout.pack(batch, batch.response[..., :-1], read)
+  mask = jnp.where(layout.response.valid, batch.response_mask, 0.0).astype(jnp.float32)
   groups = len(layout.tokens)
   counted, target = layout.of_response(mask), layout.of_response(batch.response)
   hidden = _on_groups(net.read(layout))
@@ -62,17 +62,6 @@ def causal(
   return LogProbs(token=token, mask=mask, entropy=entropy, collision=squares, kl=kl)
 
 
-def lists(batch: Batch) -> tuple[rows.Rows, jax.Array]:
-  """A batch as rows of real tokens, and which response tokens count, float32 [B, K, R]."""
-  prompt = prompts.split(batch.prompt, batch.prompt_mask)
-  read = _up_to_last(batch.response_mask)
-  response = prompts.continued(prompt, batch.response[..., :-1], read)
-  mask = jnp.where(response.valid, batch.response_mask, 0.0).astype(jnp.float32)
-  groups = sharding.groups(len(batch.response))
-  size = batch.room * (len(batch.response) // groups)
-  return rows.pack(prompt.before, response, groups, size), mask
-
-
 def _unembedding(net, groups: int) -> tuple[jax.Array, int]:
   """The unembedding as it is stored, and its vocabulary axis."""
   vocab_axis = 0 if net.config.tie_embeddings else 1
@@ -85,11 +74,6 @@ def _unembedding(net, groups: int) -> tuple[jax.Array, int]:
 def _on_groups(x: jax.Array) -> jax.Array:
   """Every device keeps its rows."""
   return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES)) if len(x) > 1 else x
-
-
-def _up_to_last(mask: Array) -> jax.Array:
-  """True up to the last position that counts."""
-  return jax.lax.cummax(jnp.asarray(mask > 0, jnp.int32), axis=mask.ndim - 1, reverse=True) > 0
 
 
 def _split_vocab(shape: tuple[int, ...], vocab_axis: int) -> PartitionSpec:
