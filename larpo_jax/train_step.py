@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from larpo_jax import micro_batches, sharding
+from larpo_jax import compiler, micro_batches, sharding
 from larpo_jax import objective as objectives
 from larpo_jax.objective import Loss, Statistics
 from larpo_jax.types import Array, Batch, LogProbs, Metrics, Scorer
@@ -212,7 +212,8 @@ def _on_mesh(step: Callable[..., Any], mesh: jax.sharding.Mesh, shardings: Any) 
     if jitted is None:
       shardings = shardings or jax.tree.map(lambda x: _lies(x, mesh), state)
       out = (shardings, sharding.replicated(mesh))
-      jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
+      told = compiler.large_products(jax.default_backend())
+      jitted = jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=told)
     if state.step.sharding != shardings.step:  # fresh: placed here, so that one compilation does
       state = jax.device_put(state, shardings)
     return jitted, state
@@ -242,7 +243,8 @@ def make_score_step(
   *, model: Any, scorer: Scorer, mesh: jax.sharding.Mesh
 ) -> Callable[[Any, Batch], LogProbs]:
   """score(params, batch) -> LogProbs, jitted, for the reference cache and for evaluation."""
-  jitted = jax.jit(lambda params, batch: scorer(model, params, batch))
+  told = compiler.large_products(jax.default_backend())
+  jitted = jax.jit(lambda params, batch: scorer(model, params, batch), compiler_options=told)
 
   def score(params, batch):
     with jax.set_mesh(mesh):

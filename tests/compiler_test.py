@@ -2,9 +2,13 @@
 
 import importlib.metadata
 
+import optax
 import pytest
+import tiny
+import toy
 
-from larpo_jax import compiler
+from larpo_jax import compiler, train_step
+from larpo_jax.losses import pointwise
 
 
 @pytest.fixture
@@ -14,13 +18,16 @@ def version(monkeypatch):
 
 def test_flags_are_added_to_those_of_the_user(version):
   version("0.10.2")
-  environment = {"XLA_FLAGS": "--a=1 --xla_cpu_use_fusion_emitters=true"}
-  compiler.set_flags(environment)
-  said = environment["XLA_FLAGS"].split()
-  assert said[:2] == ["--a=1", "--xla_cpu_use_fusion_emitters=true"]
-  assert said[2:] == ["--xla_cpu_experimental_ynn_fusion_type="]
-  compiler.set_flags(environment)
-  assert environment["XLA_FLAGS"].split() == said
+  for given, said in (
+    ({}, "--xla_cpu_use_fusion_emitters=false"),
+    ({"XLA_FLAGS": "--a=1"}, "--a=1 --xla_cpu_use_fusion_emitters=false"),
+    ({"XLA_FLAGS": "--xla_cpu_use_fusion_emitters=true"}, "--xla_cpu_use_fusion_emitters=true"),
+  ):
+    for _ in range(2):
+      compiler.set_flags(given)
+      assert given == {"XLA_FLAGS": said}
+  assert compiler.large_products("cpu")
+  assert compiler.large_products("gpu") is None
 
 
 def test_a_version_that_may_not_know_them_gets_none(version):
@@ -28,3 +35,16 @@ def test_a_version_that_may_not_know_them_gets_none(version):
   environment = {}
   compiler.set_flags(environment)
   assert environment == {"XLA_FLAGS": ""}
+  assert compiler.large_products("cpu") is None
+
+
+def test_the_step_and_the_scores_are_compiled_with_what_pays_for_large_products(seed, monkeypatch):
+  told = []
+  monkeypatch.setattr(compiler, "large_products", lambda backend: told.append(backend))
+  optimizer, mesh = optax.sgd(0.1), toy.mesh_of()
+  parts = dict(model=None, scorer=toy.bigrams, mesh=mesh)
+  step = train_step.make_train_step(loss=pointwise.sft, optimizer=optimizer, **parts)
+  params = toy.params(seed)
+  step.lower(train_step.init(params, optimizer), None, tiny.batch(seed))
+  train_step.make_score_step(**parts)
+  assert told == ["cpu", "cpu"]
