@@ -11,7 +11,7 @@ import importlib.metadata
 KNOWN = "0.10."
 # The older loop emitter compiles in two thirds of the time and 400 MiB less.
 FLAGS = {"--xla_cpu_use_fusion_emitters": "false"}
-# Eigen multiplies large matrices in 15 % less time than YNNPACK, and those of decoding in 25 % more.
+# Eigen multiplies large matrices in 15 % less time than YNNPACK, those of decoding in 25 % more.
 LARGE_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
