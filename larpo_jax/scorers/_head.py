@@ -15,13 +15,12 @@ import jax.numpy as jnp
 from larpo_jax.types import Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def logprobs(
   hidden: Array,
   unembedding: Array,
   target: Array,
   mask: Array,
-  vocab_axis: int = 1,
   softcap: float | None = None,
   chunk: int = 1024,
   collision: bool = False,
@@ -31,10 +30,9 @@ def logprobs(
   Args:
     hidden: [S, N, D]: N rows in each of S groups. Devices that hold different groups do not talk
       to each other but to sum the gradient of the unembedding.
-    unembedding: [D, V], or [V, D] with vocab_axis=0 (an embedding tied to it, read as it lies).
+    unembedding: [D, V].
     target: int [S, N].
     mask: [S, N], not 0 on the rows that count.
-    vocab_axis: the axis of `unembedding` that is the vocabulary.
     softcap: logits become `softcap * tanh(logits / softcap)`.
     chunk: how many rows of each group have their logits in memory at a time.
     collision: whether log sum p^2 is asked for; None without.
@@ -43,24 +41,28 @@ def logprobs(
     float32 [S, N] each, in nats. Only the first has a gradient. Masked rows get a gradient of 0,
     whatever they hold.
   """
-  settings = (vocab_axis, softcap, chunk, collision)
+  settings = (softcap, chunk, collision)
   token, _, entropy, *squares = _forward(hidden, unembedding, target, mask, *settings)
   return token, entropy, squares[0] if collision else None
 
 
-def _forward(hidden, unembedding, target, mask, vocab_axis, softcap, chunk, collision):
+def _forward(hidden, unembedding, target, mask, softcap, chunk, collision):
   """Log-prob, log-sum-exp, entropy and, where asked for, log sum p^2 of each row."""
   weights = unembedding.astype(hidden.dtype)
 
   def compute(at):
-    logits, _ = _logits(_take(hidden, at), weights, vocab_axis, softcap)  # [S C, V]
-    log_total = jax.nn.logsumexp(logits, axis=-1)
-    # Two passes of exp: XLA for CPU is four times slower on one that feeds both sums.
-    surprise = log_total[:, None] - logits
-    entropy = jnp.sum(jnp.exp(-surprise) * surprise, axis=-1)
-    chosen = jnp.take_along_axis(logits, _take(target, at)[:, None], axis=-1)[:, 0]
-    found = (chosen - log_total, log_total, entropy)
-    return (*found, jax.nn.logsumexp(-2.0 * surprise, axis=-1)) if collision else found
+    logits, _ = _logits(_take(hidden, at), weights, softcap)  # [S C, V]
+    highest = jnp.max(logits, axis=-1)
+    shifted = logits - highest[:, None]
+    odds = jnp.exp(shifted)  # probabilities but for the factor 1 / total
+    total = jnp.sum(odds, axis=-1)
+    log_total = jnp.log(total)
+    entropy = log_total - jnp.sum(odds * shifted, axis=-1) / total
+    chosen = jnp.take_along_axis(shifted, _take(target, at)[:, None], axis=-1)[:, 0]
+    found = (chosen - log_total, highest + log_total, entropy)
+    return (
+      (*found, jnp.log(jnp.sum(odds * odds, axis=-1)) - 2.0 * log_total) if collision else found
+    )
 
   return _visit(mask, chunk, 4 if collision else 3, compute)
 
@@ -71,32 +73,30 @@ def _logprobs_fwd(hidden, unembedding, target, mask, *settings):
   return outputs, (hidden, unembedding, target, mask, log_total)
 
 
-def _logprobs_bwd(vocab_axis, softcap, chunk, collision, residuals, cotangents):
+def _logprobs_bwd(softcap, chunk, collision, residuals, cotangents):
   del collision
   hidden, unembedding, target, mask, log_total = residuals
   cotangent = cotangents[0]
 
   def slope(at, logits):
+    weight = _take(cotangent, at)
     probability = jnp.exp(logits - _take(log_total, at)[:, None])
-    column = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-    hit = column == _take(target, at)[:, None]
-    return _take(cotangent, at)[:, None] * (jnp.where(hit, 1.0, 0.0) - probability)
+    return _add(-weight[:, None] * probability, at, _take(target, at), weight)
 
-  gradients = _pulled_back(hidden, unembedding, mask, vocab_axis, softcap, chunk, slope)
+  gradients = _pulled_back(hidden, unembedding, mask, softcap, chunk, slope)
   return *gradients, None, None
 
 
 logprobs.defvjp(_logprobs_fwd, _logprobs_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def divergence(
   hidden: Array,
   unembedding: Array,
   reference_hidden: Array,
   reference_unembedding: Array,
   mask: Array,
-  vocab_axis: int = 1,
   softcap: float | None = None,
   chunk: int = 1024,
 ) -> jax.Array:
@@ -105,17 +105,15 @@ def divergence(
   Shapes as in `logprobs`; the reference's hidden states and unembedding are like the policy's and
   get no gradient.
   """
-  settings = (vocab_axis, softcap, chunk)
+  settings = (softcap, chunk)
   both = (hidden, unembedding, reference_hidden, reference_unembedding)
   return _divergence_fwd(*both, mask, *settings)[0]
 
 
-def _divergence_fwd(
-  hidden, unembedding, other, other_unembedding, mask, vocab_axis, softcap, chunk
-):
+def _divergence_fwd(hidden, unembedding, other, other_unembedding, mask, softcap, chunk):
   def log_softmax(states, matrix, at):
     weights = matrix.astype(states.dtype)
-    logits, _ = _logits(_take(states, at), weights, vocab_axis, softcap)
+    logits, _ = _logits(_take(states, at), weights, softcap)
     log_total = jax.nn.logsumexp(logits, axis=-1)
     return logits - log_total[:, None], log_total
 
@@ -129,17 +127,17 @@ def _divergence_fwd(
   return kl, kept
 
 
-def _divergence_bwd(vocab_axis, softcap, chunk, residuals, cotangent):
+def _divergence_bwd(softcap, chunk, residuals, cotangent):
   hidden, unembedding, other, other_unembedding, mask, total, other_total = residuals
   weights = other_unembedding.astype(other.dtype)
 
   def slope(at, logits):
-    reference, _ = _logits(_take(other, at), weights, vocab_axis, softcap)
+    reference, _ = _logits(_take(other, at), weights, softcap)
     policy = jnp.exp(logits - _take(total, at)[:, None])
     reference = jnp.exp(reference - _take(other_total, at)[:, None])
     return _take(cotangent, at)[:, None] * (policy - reference)
 
-  gradients = _pulled_back(hidden, unembedding, mask, vocab_axis, softcap, chunk, slope)
+  gradients = _pulled_back(hidden, unembedding, mask, softcap, chunk, slope)
   return *gradients, None, None, None
 
 
@@ -151,39 +149,41 @@ def _visit(mask, chunk, count, compute):
   order, chunks = _pack(mask, chunk)
 
   def body(i, outputs):
-    at = jax.lax.dynamic_index_in_dim(order, i, 0, keepdims=False)  # [S, C]
-    return jax.tree.map(lambda out, x: _put(out, at, x), outputs, compute(at))
+    return jax.tree.map(lambda out, x: _write(out, i, x), outputs, compute(order[i]))
 
-  zeros = jnp.zeros(mask.shape, jnp.float32)
-  return jax.lax.fori_loop(0, chunks, body, (zeros,) * count)
+  zeros = jnp.zeros(_by_group(order), jnp.float32)
+  outputs = jax.lax.fori_loop(0, chunks, body, (zeros,) * count)
+  return tuple(_unpacked(x, mask) for x in outputs)
 
 
-def _pulled_back(hidden, unembedding, mask, vocab_axis, softcap, chunk, slope):
+def _pulled_back(hidden, unembedding, mask, softcap, chunk, slope):
   """Gradients of hidden and unembedding, where slope(row numbers, logits) is that of the logits."""
   order, count = _pack(mask, chunk)
   weights = unembedding.astype(hidden.dtype)
+  # Each product has its matrix as XLA:CPU reads it fastest: both ways round, turned once.
+  turned = weights.T
 
   def body(i, gradients):
     d_hidden, d_weights = gradients
-    at = jax.lax.dynamic_index_in_dim(order, i, 0, keepdims=False)  # [S, C]
+    at = order[i]  # [S, C]
     rows = _take(hidden, at)
-    logits, cap = _logits(rows, weights, vocab_axis, softcap)  # [S C, V]
+    logits, cap = _logits(rows, weights, softcap)  # [S C, V]
     d_logits = (slope(at, logits) * cap).astype(hidden.dtype)
-    d_rows = _einsum("nv,vd->nd" if vocab_axis == 0 else "nv,dv->nd", d_logits, weights)
+    d_rows = _einsum("nv,vd->nd", d_logits, turned)
     # Summed over groups after the loop: so devices talk once, not once a chunk.
     of_group = (*at.shape, -1)
-    rows, d_logits = rows.reshape(of_group), d_logits.reshape(of_group)
-    outer = _einsum("scd,scv->svd" if vocab_axis == 0 else "scd,scv->sdv", rows, d_logits)
-    return _put(d_hidden, at, d_rows.astype(hidden.dtype)), d_weights + outer
+    outer = _einsum("scd,scv->sdv", rows.reshape(of_group), d_logits.reshape(of_group))
+    return _write(d_hidden, i, d_rows.astype(hidden.dtype)), d_weights + outer
 
+  rows = jnp.zeros((*_by_group(order), hidden.shape[-1]), hidden.dtype)
   zeros = jnp.zeros((len(hidden), *unembedding.shape), jnp.float32)
-  d_hidden, d_weights = jax.lax.fori_loop(0, count, body, (jnp.zeros_like(hidden), zeros))
-  return d_hidden, jnp.sum(d_weights, axis=0).astype(unembedding.dtype)
+  rows, d_weights = jax.lax.fori_loop(0, count, body, (rows, zeros))
+  return _unpacked(rows, mask), jnp.sum(d_weights, axis=0).astype(unembedding.dtype)
 
 
-def _logits(rows, weights, vocab_axis, softcap):
+def _logits(rows, weights, softcap):
   """Float32 logits [S C, V], and their derivative by what the cap was put on."""
-  logits = _einsum("nd,vd->nv" if vocab_axis == 0 else "nd,dv->nv", rows, weights)
+  logits = _einsum("nd,dv->nv", rows, weights)
   if not softcap:
     return logits, jnp.float32(1.0)
   squashed = jnp.tanh(logits / softcap)
@@ -197,7 +197,7 @@ def _einsum(spec, x, y):
 def _pack(mask, chunk):
   """Row numbers, those that count first, as chunks [N / C, S, C]; and how many chunks to visit.
 
-  A row number past the end stands for no row: it reads zeros and is never written.
+  A row number past the end stands for no row: it reads zeros and is not read.
   """
   groups, rows = mask.shape
   size = max(1, min(chunk, rows))
@@ -215,7 +215,28 @@ def _take(x, at):
   return rows.reshape(-1, *x.shape[2:])
 
 
-def _put(x, at, rows):
-  """x [S, N, ...] with those rows replaced."""
-  rows = rows.reshape(*at.shape, *x.shape[2:])
-  return jax.vmap(lambda x, at, rows: x.at[at].set(rows, mode="drop"))(x, at, rows)
+def _add(x, at, column, value):
+  """x [S C, V] with a value added to one column of each row; groups do not talk to each other."""
+  one = lambda x, column, value: x.at[jnp.arange(len(column)), column].add(value)  # noqa: E731
+  of_group = (column.reshape(at.shape), value.reshape(at.shape))
+  return jax.vmap(one)(x.reshape(*at.shape, -1), *of_group).reshape(x.shape)
+
+
+def _by_group(order):
+  """The shape [S, N / C, C] of what is found chunk by chunk."""
+  chunks, groups, size = order.shape
+  return groups, chunks, size
+
+
+def _write(packed, i, rows):
+  """packed [S, N / C, C, ...] with chunk i replaced by rows [S C, ...]."""
+  groups, _, *rest = packed.shape
+  return packed.at[:, i].set(rows.reshape(groups, *rest))
+
+
+def _unpacked(packed, mask):
+  """[S, N, ...] of packed [S, N / C, C, ...]: each row in its place, 0 where none counts."""
+  counted = mask != 0
+  rows = packed.reshape(len(mask), -1, *packed.shape[3:])
+  rank = jnp.where(counted, jnp.cumsum(counted, axis=-1) - 1, rows.shape[1])
+  return jax.vmap(lambda x, at: jnp.take(x, at, axis=0, mode="fill", fill_value=0))(rows, rank)

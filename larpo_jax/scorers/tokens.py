@@ -45,16 +45,16 @@ def causal(
   groups = len(layout.tokens)
   counted, target = layout.of_response(mask), layout.of_response(batch.response)
   hidden = _on_groups(net.read(layout))
-  matrix, vocab_axis = _unembedding(net, groups)
+  matrix = _unembedding(net, groups)
   if not chunk:
     on_cpu = jax.default_backend() == "cpu"
-    chunk = max(min(CACHED_LOGITS // net.config.vocab_size, 1024), 64) if on_cpu else 1024
-  head = (vocab_axis, net.config.final_softcap, chunk)
+    chunk = max(min(CACHED_LOGITS // net.config.vocab_size, 256), 64) if on_cpu else 1024
+  head = (net.config.final_softcap, chunk)
   outputs = _head.logprobs(hidden, matrix, target, counted, *head, collision)
   kl = None
   if reference is not None:
     other = nnx.merge(model, jax.lax.stop_gradient(reference))
-    fixed = jax.lax.stop_gradient((_on_groups(other.read(layout)), _unembedding(other, groups)[0]))
+    fixed = jax.lax.stop_gradient((_on_groups(other.read(layout)), _unembedding(other, groups)))
     kl = _head.divergence(hidden, matrix, *fixed, counted, *head)
   token, entropy, squares, kl = jax.tree.map(lambda x: layout.spread(x)[1], (*outputs, kl))
   # More tokens than the batch says it has: no number is right, so none may look right.
@@ -62,23 +62,17 @@ def causal(
   return LogProbs(token=token, mask=mask, entropy=entropy, collision=squares, kl=kl)
 
 
-def _unembedding(net, groups: int) -> tuple[jax.Array, int]:
-  """The unembedding as it is stored, and its vocabulary axis."""
-  vocab_axis = 0 if net.config.tie_embeddings else 1
-  matrix = net.embedding[...] if net.config.tie_embeddings else net.head[...]
-  if groups > 1:  # every device has the whole width of its part of the matrix
-    matrix = jax.lax.with_sharding_constraint(matrix, _split_vocab(matrix.shape, vocab_axis))
-  return matrix, vocab_axis
+def _unembedding(net, groups: int) -> jax.Array:
+  """[D, V], of which every device has the whole width of its part."""
+  matrix = net.unembed()
+  if groups == 1:
+    return matrix
+  size = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  split = size > 1 and matrix.shape[1] % size == 0
+  spec = PartitionSpec(None, "tensor" if split else None)
+  return jax.lax.with_sharding_constraint(matrix, spec)
 
 
 def _on_groups(x: jax.Array) -> jax.Array:
   """Every device keeps its rows."""
   return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES)) if len(x) > 1 else x
-
-
-def _split_vocab(shape: tuple[int, ...], vocab_axis: int) -> PartitionSpec:
-  size = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
-  axes: list[str | None] = [None, None]
-  if size > 1 and shape[vocab_axis] % size == 0:
-    axes[vocab_axis] = "tensor"
-  return PartitionSpec(*axes)
