@@ -176,7 +176,7 @@ def _append(
 def _choose(logits: jax.Array, keys: jax.Array, step: jax.Array, options: _Options) -> jax.Array:
   """The next token [B, K] of logits [B, K, V]."""
   if options.temperature == 0:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return _argmax(logits)
   logits = logits / options.temperature
   vocab = logits.shape[-1]
   tokens = None  # which tokens the kept logits are; None for all in their order
@@ -186,8 +186,15 @@ def _choose(logits: jax.Array, keys: jax.Array, step: jax.Array, options: _Optio
     probability = jax.nn.softmax(logits, axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability
     logits = jnp.where(before < options.top_p, logits, -jnp.inf)
-  draw = lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row)  # noqa: E731
-  place = jax.vmap(jax.vmap(draw))(keys, logits)
+  noise = lambda key: jax.random.gumbel(jax.random.fold_in(key, step), logits.shape[2:])  # noqa: E731
+  place = _argmax(logits + jax.vmap(jax.vmap(noise))(keys))
   if tokens is None:
-    return place.astype(jnp.int32)
+    return place
   return jnp.take_along_axis(tokens, place[..., None], axis=-1)[..., 0].astype(jnp.int32)
+
+
+def _argmax(x: jax.Array) -> jax.Array:
+  """The first place of the largest along the last axis; XLA:CPU takes jnp.argmax one by one."""
+  place = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+  last = x.shape[-1] - 1  # where nothing equals the largest, as it is NaN
+  return jnp.min(jnp.where(x == jnp.max(x, axis=-1, keepdims=True), place, last), axis=-1)
