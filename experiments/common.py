@@ -20,7 +20,7 @@ def base():
   config.model.shape = ml_collections.ConfigDict()  # keys of config.json, for a model from scratch
   config.model.dtype = "float32"  # or "bfloat16": what the model computes in; weights are float32
   config.model.attention = "xla"  # or "fused": the kernel of the accelerator
-  config.model.remat = "none"  # or "dots", "full": what the backward pass computes again
+  config.model.remat = "dots"  # kept for the backward pass; or "none": all, "full": nothing
   config.model.scan = True  # one compiled layer for all; False unrolls them
   config.model.lora = dict(rank=0, alpha=16.0, targets=("q", "k", "v", "o", "gate", "up", "down"))
   config.scorer = dict(name="tokens.causal")  # batch -> log-probs

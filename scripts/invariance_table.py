@@ -35,7 +35,7 @@ COLUMNS = {
   "order of candidates": ["candidates reordered"],
   "order of prompts": ["prompts reordered"],
   "cached reference": ["cached reference", "cached reference, step"],
-  "remat": ["remat dots", "remat full"],
+  "remat": ["remat none", "remat full"],
   "chunks": ["chunks of 5"],
   "unrolled": ["layers unrolled"],
   "step: parts, one device": [f"{parts} parts, 1x1x1" for parts in (1, 2, 4)],

@@ -188,7 +188,7 @@ LAYOUTS = {
   "right, wider, repeated": (lambda batch: repeated(widened(right(batch))), {}, 1024),
   "chunks": (same, {}, 5),
   "unrolled": (same, dict(scan=False), 1024),
-  "remat dots": (same, dict(remat="dots"), 1024),
+  "remat none": (same, dict(remat="none"), 1024),
   "remat full": (same, dict(remat="full"), 1024),
   "fused, right, chunks": (right, dict(attention="fused"), 3),
 }

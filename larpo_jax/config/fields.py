@@ -59,7 +59,7 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "model.shape": Free(),
   "model.dtype": Field("float32", choices=("float32", "bfloat16")),
   "model.attention": Field("xla", choices=("xla", "fused")),
-  "model.remat": Field("none", choices=("none", "dots", "full")),
+  "model.remat": Field("dots", choices=("none", "dots", "full")),
   "model.scan": Field(True),
   "model.lora.rank": Field(0, low=0),
   "model.lora.alpha": Field(16.0, above=0),

@@ -13,10 +13,12 @@ import functools
 from typing import NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from larpo_jax.models import cudnn, matmuls
 
+OUTPUT = "attention"  # its name for rematerialisation
 HALF_PRECISION = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 
 
@@ -74,7 +76,7 @@ def _forward(query, tensors, masks, scale, softcap, fused):
     merged = outputs[0]
   else:
     merged = sum(jnp.exp(part - lse)[..., None] * out for part, out in zip(lses, outputs))
-  merged = merged.astype(query.dtype)
+  merged, lse = checkpoint_name(merged.astype(query.dtype), OUTPUT), checkpoint_name(lse, OUTPUT)
   return merged, (query, tensors, masks, merged, lse)
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from larpo_jax.models import blocks, layer, rope, rows
+from larpo_jax.models import attention, blocks, layer, rope, rows
 from larpo_jax.models.blocks import Keys, Past, Prefix
 from larpo_jax.models.config import Config
 from larpo_jax.models.layer import INPUTS, Weight, layer_weights
@@ -19,6 +19,11 @@ from larpo_jax.types import Array
 
 ATTENTION = ("xla", "fused")
 REMAT = ("none", "dots", "full")
+# What matrices are multiplied to, and what attention gives, which has no gradient without it.
+SAVED = jax.checkpoint_policies.save_from_both_policies(
+  jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  jax.checkpoint_policies.save_only_these_names(attention.OUTPUT),
+)
 
 
 class Layers(nnx.Module):
@@ -39,7 +44,7 @@ class Transformer(nnx.Module):
     rngs: nnx.Rngs,
     dtype: Any = jnp.float32,
     attention: Literal["xla", "fused"] = "xla",
-    remat: Literal["none", "dots", "full"] = "none",
+    remat: Literal["none", "dots", "full"] = "dots",
     scan: bool = True,
   ):
     if attention not in ATTENTION or remat not in REMAT:
@@ -129,8 +134,7 @@ class Transformer(nnx.Module):
     rotations = rope.rotations(config.ropes, config.head_dim, positions)
     step = functools.partial(layer.apply, config, mix, rotations)
     if self.remat != "none":
-      policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-      step = jax.checkpoint(step, policy=policy if self.remat == "dots" else None)
+      step = jax.checkpoint(step, policy=SAVED if self.remat == "dots" else None)
     inputs = layer.Inputs(
       {
         name: value[...]
