@@ -11,7 +11,8 @@ from larpo_jax.scorers import _head, _layout
 from larpo_jax.sharding import BATCH_AXES
 from larpo_jax.types import Batch, LogProbs
 
-CACHED_LOGITS = 2**23  # 32 MiB, which the last cache of a CPU holds
+CPU_LOGITS = 2**24  # 64 MiB of them at a time, on a CPU
+CPU_ROWS = 96  # chunks are multiples; XLA:CPU is a sixth slower on powers of two
 
 
 def causal(
@@ -33,8 +34,8 @@ def causal(
     model: graph definition of a `models.transformer.Transformer`.
     params: its parameters.
     batch: prompts padded on either side.
-    chunk: how many positions of a device have their logits in memory at a time; 0 for 1024, or on
-      a CPU for so many that their logits stay in its cache.
+    chunk: how many positions of a device have their logits in memory at a time; 0 for 1024, and
+      for fewer on a CPU.
     reference: other parameters of the model, for the field `kl` at every token; no gradient.
     collision: whether the field `collision` is asked for.
   """
@@ -47,8 +48,8 @@ def causal(
   hidden = _on_groups(net.read(layout))
   matrix = _unembedding(net, groups)
   if not chunk:
-    on_cpu = jax.default_backend() == "cpu"
-    chunk = max(min(CACHED_LOGITS // net.config.vocab_size, 256), 64) if on_cpu else 1024
+    fitting = CPU_LOGITS // (CPU_ROWS * net.config.vocab_size)
+    chunk = CPU_ROWS * max(1, min(fitting, 3)) if jax.default_backend() == "cpu" else 1024
   head = (net.config.final_softcap, chunk)
   outputs = _head.logprobs(hidden, matrix, target, counted, *head, collision)
   kl = None
