@@ -97,7 +97,7 @@ def start(
     architecture = config_lib.read({**from_scratch(tokenizer), **config.model.shape})
     make = lambda key: transformer.create(architecture, key, **options)[1]  # noqa: E731
     key = jax.random.key(config.seed)
-    model, abstract = transformer.create(architecture, key, **options)
+    model, abstract = transformer.abstract(architecture, **options)
     params = jax.jit(make, out_shardings=place(abstract))(key)
   frozen = None
   if config.model.lora.rank:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flax import nnx
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 AXES = ("data", "fsdp", "tensor")
@@ -21,12 +21,17 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
   Raises ValueError when the sizes do not multiply to the number of devices.
   """
+  devices = jax.devices() if devices is None else devices
+  kinds = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(mesh_sizes(shape, len(devices)), AXES, axis_types=kinds, devices=devices)
+
+
+def mesh_sizes(shape: Mapping[str, int], count: int) -> tuple[int, ...]:
+  """The sizes of the axes for so many devices, -1 filled in; raises as `make_mesh` does."""
   unknown = sorted(set(shape) - set(AXES))
   if unknown:
     raise ValueError(f"no mesh axis {', '.join(unknown)}; the axes are {', '.join(AXES)}")
   sizes = [int(shape.get(axis, 1)) for axis in AXES]
-  devices = jax.devices() if devices is None else devices
-  count = len(devices)
   known = math.prod(size for size in sizes if size != -1)
   if sizes.count(-1) == 1 and known > 0 and count % known == 0:
     sizes = [count // known if size == -1 else size for size in sizes]
@@ -36,11 +41,10 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       f"a mesh of {asked} does not fit {count} device(s): the sizes must multiply to {count}, and "
       "one of them may be -1 to take what is left"
     )
-  kinds = (AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=kinds, devices=devices)
+  return tuple(sizes)
 
 
-def named_shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str]) -> Any:
+def named_shardings(tree: Any, mesh: Mesh | AbstractMesh, rules: Mapping[str, str]) -> Any:
   """A NamedSharding for each leaf, from the `logical_axes` that the parameters carry.
 
   rules maps a logical axis to a mesh axis; an axis that is not in them, or whose mesh axis does not
@@ -66,7 +70,10 @@ def named_shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str]) -> Any:
 
 
 def _spec(
-  names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, rules: Mapping[str, str]
+  names: tuple[str, ...],
+  shape: tuple[int, ...],
+  mesh: Mesh | AbstractMesh,
+  rules: Mapping[str, str],
 ) -> PartitionSpec:
   axes: list[str | None] = []
   for name, size in zip(names, shape):

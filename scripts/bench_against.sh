@@ -96,6 +96,11 @@ growth() {
     job "$spec" growth/response_max/lists "$value" ours bench_train.py "$spec" \
       --set "data.response_max=$value" "${timed[@]}"
   done
+  for value in 1 2 4; do
+    XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$value" \
+      job "$spec" growth/devices/lists "$value" ours bench_train.py "$spec" \
+      --devices "$value" "${timed[@]}"
+  done
   for value in 2 4 8; do
     job "$spec" growth/layers/lists "$value" ours bench_train.py "$spec" \
       --set "model.layers=$value" "${timed[@]}"

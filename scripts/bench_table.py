@@ -44,6 +44,7 @@ AXES = {
   "responses": "responses of a list",
   "response_max": "longest response (tokens)",
   "layers": "layers",
+  "devices": "devices that share the cores",
 }
 COLOURS = {"lists": "#0072B2", "rows": "#D55E00"}
 
@@ -193,11 +194,11 @@ def losses(results: Results) -> tuple[list[str], bool]:
 
 
 def plot(results: Results, path: pathlib.Path) -> bool:
-  """Time a step against list length, response length and depth; False where nothing was run."""
+  """Time a step against what grows; False where nothing was run."""
   grown = [key for key in results if key[1].startswith("growth/")]
   if not grown:
     return False
-  figure = Figure(figsize=(12, 3.6), layout="constrained")
+  figure = Figure(figsize=(15, 3.6), layout="constrained")
   FigureCanvasAgg(figure)
   for axes, (name, label) in zip(figure.subplots(1, len(AXES)), AXES.items()):
     for layout, colour in COLOURS.items():

@@ -63,7 +63,6 @@ from larpo_jax.types import Batch
 
 LOG_EVERY = 10
 COMPILED = "/jax/core/compile/backend_compile_duration"
-DATASHEET = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # FLOP/s in bfloat16, dense
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -220,10 +219,9 @@ def utilisation(options: argparse.Namespace, flops: float, step: float) -> Any:
     "matmul_gflops_per_s": peak / 1e9,
     "share_of_peak": flops / step / peak,
   }
-  kind = jax.devices()[0].device_kind
-  sheet = [rate for name, rate in DATASHEET.items() if name in kind]
+  sheet = hardware.chip_of(jax.devices()[0].device_kind)
   if sheet:
-    found["mfu"] = flops / step / sheet[0] / count
+    found["mfu"] = flops / step / sheet.flops / count
   stats = jax.devices()[0].memory_stats() or {}
   if "peak_bytes_in_use" in stats:
     found["peak_device_mib"] = stats["peak_bytes_in_use"] / 2**20

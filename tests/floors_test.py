@@ -15,9 +15,9 @@ FLOORS = [
   | {"hardware", "processes", "compiler"},
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
   | {"objective"},
-  {"train_step", "micro_batches", "evaluators", "sampling"},
+  {"train_step", "micro_batches", "evaluators", "sampling", "estimate"},
   {"train", "session", "stage", "loop", "rounds", "curves"},
-  {"main", "inspect", "explain", "sweep", "report"},
+  {"main", "inspect", "plan", "explain", "sweep", "report"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from larpo_jax.models import exporting, names
+from larpo_jax.models import exporting, names, transformer
 from larpo_jax.models.config import Config, Lora
 from larpo_jax.models.layer import INPUTS, layer_weights
 from larpo_jax.models.transformer import Transformer, stacked
@@ -53,12 +53,12 @@ def add(
   # In the order of the table, so that equal sets of targets give equal configs.
   lora = Lora(rank, float(alpha), tuple(name for name in TARGETS if name in targets))
   config = dataclasses.replace(config, lora=lora)
-  abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(params=0), **options))
+  graphdef, _ = transformer.abstract(config, **options)
   flat, rngs = dict(nnx.to_flat_state(params)), nnx.Rngs(params=key)
   for name in layer_weights(config):
     if "_lora_" in name:
       flat["layers", name] = stacked(config, name, rngs)
-  return nnx.graphdef(abstract), nnx.from_flat_state(flat), config
+  return graphdef, nnx.from_flat_state(flat), config
 
 
 def split(params: nnx.State) -> tuple[nnx.State, nnx.State]:

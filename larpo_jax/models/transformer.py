@@ -169,6 +169,11 @@ def create(
   return nnx.split(Transformer(config, rngs=nnx.Rngs(params=key), **options))
 
 
+def abstract(config: Config, **options: Any) -> tuple[nnx.GraphDef[Transformer], nnx.State]:
+  """`create` without the numbers: parameters that have shapes only."""
+  return nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(params=0), **options)))
+
+
 def empty_past(config: Config, batch: int, lists: int, size: int, dtype: Any = jnp.float32) -> Past:
   """A decoding buffer of size tokens for each of [batch, lists]."""
   shape = (config.num_layers, batch, lists, size, config.num_kv_heads, config.head_dim)
