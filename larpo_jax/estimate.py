@@ -152,10 +152,11 @@ def flops(config: Config, work: Work, *, trained: float = 1.0, remat: str = "dot
 
 def sent(
   config: Config, work: Work, mesh: Mapping[str, int], weights: float, how: Choices
-) -> float:
-  """Bytes that a device sends in a step; weights are the bytes of all parameters.
+) -> tuple[float, float]:
+  """Bytes that a device sends in a step: over data and fsdp, and over tensor.
 
-  A sum of n bytes over m devices sends 2 n (m - 1) / m from each, a gathering half of that.
+  weights are the bytes of all parameters. A sum of n bytes over m devices sends 2 n (m - 1) / m
+  from each, a gathering half of that.
   """
   data, fsdp, tensor = (mesh.get(axis, 1) for axis in (*BATCH_AXES, "tensor"))
   share = lambda count: (count - 1) / count  # noqa: E731
@@ -165,4 +166,4 @@ def sent(
   rows = work.prompts * work.room / _parts(work, mesh)
   each = 2.0 * share(tensor) * rows * config.hidden_size * how.bytes
   across = each * config.num_layers * (4 + 2 * work.live) * work.accumulation
-  return gathered * work.accumulation + summed + across
+  return gathered * work.accumulation + summed, across

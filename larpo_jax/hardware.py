@@ -17,6 +17,8 @@ class Chip(NamedTuple):
   memory: float  # bytes
   bandwidth: float  # bytes/s to its memory
   link: float  # bytes/s that it sends to others beside it
+  beside: int = 8  # how many are linked so
+  network: float = 50e9  # bytes/s that it sends further
 
 
 class Machine(NamedTuple):
@@ -28,15 +30,16 @@ class Machine(NamedTuple):
   share: float  # of the chip's rate that a step's arithmetic reaches
 
 
-# Of the vendors' datasheets; a link's speed is one way, over all links of a chip.
+# Of the vendors' datasheets; a link's speed is one way, over all links of a chip. Machines of eight
+# GPUs have a network card of 400 Gbit/s for each; a TPU pod is linked as a whole.
 CHIPS = {
   "a100": Chip(312e12, 80e9, 2.0e12, 300e9),
   "h100": Chip(989e12, 80e9, 3.35e12, 450e9),
   "h200": Chip(989e12, 141e9, 4.8e12, 450e9),
-  "v4": Chip(275e12, 32e9, 1.2e12, 300e9),
-  "v5e": Chip(197e12, 16e9, 0.82e12, 200e9),
-  "v5p": Chip(459e12, 95e9, 2.77e12, 600e9),
-  "v6e": Chip(918e12, 32e9, 1.64e12, 448e9),
+  "v4": Chip(275e12, 32e9, 1.2e12, 300e9, beside=4096),
+  "v5e": Chip(197e12, 16e9, 0.82e12, 200e9, beside=256),
+  "v5p": Chip(459e12, 95e9, 2.77e12, 600e9, beside=8960),
+  "v6e": Chip(918e12, 32e9, 1.64e12, 448e9, beside=256),
 }
 SHARE = {"cpu": 0.5, "accelerator": 0.4}  # measured in docs/performance.md; an assumption
 KINDS = {"v5 lite": "v5e", "v6 lite": "v6e", "v5": "v5p"}  # as jax calls TPUs, where it differs

@@ -15,7 +15,6 @@ plus what devices send each other, as if neither hid the other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-import copy
 import math
 import sys
 from typing import Any, NamedTuple
@@ -44,10 +43,26 @@ class Model(NamedTuple):
   frozen: Any  # abstract; those under adapters, or None
 
 
+class Job(NamedTuple):
+  """What is planned."""
+
+  config: Any
+  model: Model
+  works: list[Work]  # the batches of an epoch
+  machine: hardware.Machine
+
+  @property
+  def limit(self) -> float:
+    """Bytes of a device that a plan may fill."""
+    return ROOM_LEFT * self.machine.chip.memory
+
+
 class Plan(NamedTuple):
-  """What one mesh needs."""
+  """What one way to run a job needs."""
 
   mesh: dict[str, int]
+  remat: str
+  accumulation: int
   memory: dict[str, float]  # bytes a device, by what they are for
   compute: float  # seconds a step
   sending: float  # seconds a step
@@ -61,6 +76,13 @@ class Plan(NamedTuple):
   def seconds(self) -> float:
     """Of a step."""
     return self.compute + self.sending
+
+  @property
+  def flags(self) -> str:
+    """What runs it so."""
+    flags = [f"--config.mesh.{axis}={size}" for axis, size in self.mesh.items()]
+    flags += [f"--config.accumulation={self.accumulation}", f"--config.model.remat={self.remat}"]
+    return " ".join(flags)
 
 
 def abstract_model(config: Any, tokenizer: Any) -> Model:
@@ -106,42 +128,49 @@ def batches(config: Any, tokenizer: Any, tokens: tuple[int, int] | None, parts: 
   return found
 
 
-def plan(
-  config: Any,
-  model: Model,
-  largest: Work,
-  mean: Work,
-  mesh: Mapping[str, int],
-  machine: hardware.Machine,
-) -> Plan:
-  """Memory for the largest batch and time for the mean one, on that mesh."""
-  how = Choices(jnp.dtype(config.model.dtype).itemsize, config.model.remat)
-  names = tuple(mesh)
-  on = AbstractMesh(tuple(mesh.values()), names)
+def held(job: Job, mesh: Mapping[str, int]) -> dict[str, float]:
+  """Bytes a device of what is there between steps, and of the gradient."""
+  config, model = job.config, job.model
+  on = AbstractMesh(tuple(mesh.values()), tuple(mesh))
   chain, _ = optimizers.build(config.optimizer, 1, model.params)
   kernels = objective.resolve(config.loss)
   make = lambda params: train_step.init(params, chain, kernels)  # noqa: E731
-  size = lambda tree: estimate.state_bytes(  # noqa: E731
-    tree, sharding.named_shardings(tree, on, config.rules)
-  )
+  place = lambda tree: sharding.named_shardings(tree, on, config.rules)  # noqa: E731
+  size = lambda tree: float(estimate.state_bytes(tree, place(tree)))  # noqa: E731
   state = jax.eval_shape(make, model.params)
-  trained, frozen = size(state.params), 0 if model.frozen is None else size(model.frozen)
-  memory = {
-    "parameters": trained + frozen,
+  trained = size(state.params)
+  return {
+    "parameters": trained + (0.0 if model.frozen is None else size(model.frozen)),
     "optimizer": size(state.opt_state),
     "where it starts, the reference": trained,
-    "gradient": trained * (1 + (largest.accumulation > 1)),  # the sum, and a micro-batch's
-    **estimate.activations(model.architecture, largest, how, mesh),
+    "gradient": trained,
   }
-  whole = 4.0 * sum(x.size for x in jax.tree.leaves((model.params, model.frozen)))
-  share = 0.0 if model.frozen is not None else 1.0
-  flops = estimate.flops(model.architecture, mean, trained=share, remat=how.remat)
+
+
+def plan(
+  job: Job, mesh: Mapping[str, int], remat: str, accumulation: int, state: Mapping[str, float]
+) -> Plan:
+  """Memory for the largest batch and time for the mean one; state is what `held` gives."""
+  architecture, machine = job.model.architecture, job.machine
+  how = Choices(jnp.dtype(job.config.model.dtype).itemsize, remat)
+  works = [work._replace(accumulation=accumulation) for work in job.works]
+  largest = max(works, key=lambda work: work.prompts * work.room)
+  mean = largest._replace(
+    room=sum(w.room for w in works) / len(works), scored=sum(w.scored for w in works) / len(works)
+  )
+  memory = {**state, **estimate.activations(architecture, largest, how, mesh)}
+  memory["gradient"] *= 1 + (accumulation > 1)  # the sum, and a micro-batch's
+  whole = 4.0 * sum(x.size for x in jax.tree.leaves((job.model.params, job.model.frozen)))
+  share = 0.0 if job.model.frozen is not None else 1.0
+  flops = estimate.flops(architecture, mean, trained=share, remat=remat)
   rate = machine.chip.flops * machine.share * machine.devices
-  if machine.name != "cpu" and config.model.dtype == "float32":
+  if machine.name != "cpu" and job.config.model.dtype == "float32":
     rate /= 2.0  # as TF32 has it
   moved = 2.0 * (memory["parameters"] + memory["optimizer"]) / machine.chip.bandwidth
-  sending = estimate.sent(model.architecture, mean, mesh, whole, how) / machine.chip.link
-  return Plan(dict(mesh), memory, flops / rate + moved, sending)
+  far, near = estimate.sent(architecture, mean, mesh, whole, how)
+  apart = math.prod(mesh.values()) > machine.chip.beside  # tensor is the innermost axis
+  sending = far / (machine.chip.network if apart else machine.chip.link) + near / machine.chip.link
+  return Plan(dict(mesh), remat, accumulation, memory, flops / rate + moved, sending)
 
 
 def meshes(devices: int, prompts: int) -> Iterator[dict[str, int]]:
@@ -153,69 +182,59 @@ def meshes(devices: int, prompts: int) -> Iterator[dict[str, int]]:
         yield dict(data=left // fsdp, fsdp=fsdp, tensor=tensor)
 
 
-def advice(
-  config: Any, model: Model, largest: Work, mean: Work, machine: hardware.Machine
-) -> tuple[str, Plan] | None:
-  """The first change that fits the memory, as flags, and its plan; None where none does."""
-  limit, devices = ROOM_LEFT * machine.chip.memory, machine.devices
-  for remat in ("dots", "full"):
-    for mesh in meshes(devices, config.data.batch_size):
-      parts = mesh["data"] * mesh["fsdp"]
-      for accumulation in (2**n for n in range(12)):
-        if config.data.batch_size % (parts * accumulation):
+def fitting(job: Job) -> list[Plan]:
+  """For each mesh and remat the fewest micro-batches that fit, the fastest first."""
+  found = []
+  prompts = job.config.data.batch_size
+  for mesh in meshes(job.machine.devices, prompts):
+    state, parts = held(job, mesh), mesh["data"] * mesh["fsdp"]
+    for remat in ("dots", "full"):
+      for accumulation in (2**n for n in range(16) if prompts % (parts * 2**n) == 0):
+        each = plan(job, mesh, remat, accumulation, state)
+        if each.total <= job.limit:
+          found.append(each)
           break
-        other = copy.deepcopy(config)
-        other.model.remat, other.accumulation = remat, accumulation
-        found = plan(
-          other,
-          model,
-          largest._replace(accumulation=accumulation),
-          mean._replace(accumulation=accumulation),
-          mesh,
-          machine,
-        )
-        if found.total <= limit:
-          flags = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
-          flags += [f"--config.accumulation={accumulation}", f"--config.model.remat={remat}"]
-          return " ".join(flags), found
-  return None
+  return sorted(found, key=lambda each: each.seconds)
 
 
-def show(
-  config: Any, model: Model, works: list[Work], machine: hardware.Machine, console: Console
-) -> None:
+def show(job: Job, console: Console) -> None:
   """Prints the plan of a config, of other meshes, and what to change where it does not fit."""
-  largest = max(works, key=lambda work: work.prompts * work.room)
-  mean = largest._replace(
-    room=sum(w.room for w in works) / len(works), scored=sum(w.scored for w in works) / len(works)
-  )
+  config, machine = job.config, job.machine
   sizes = sharding.mesh_sizes(config.mesh, machine.devices)
   chosen = dict(zip(sharding.AXES, sizes))
-  found = plan(config, model, largest, mean, chosen, machine)
-  _header(config, model, largest, machine, console)
+  ask = lambda mesh: plan(  # noqa: E731
+    job, mesh, config.model.remat, config.accumulation, held(job, mesh)
+  )
+  found = ask(chosen)
+  _header(job, console)
   console.print(_memory_table(found, machine))
-  _time(config, works, found, console)
-  table = Table("mesh", "GiB a device", "s a step", "of it sending", title="other meshes")
-  for mesh in meshes(machine.devices, config.data.batch_size):
-    other = plan(config, model, largest, mean, mesh, machine)
-    mark = "" if other.total <= ROOM_LEFT * machine.chip.memory else " (does not fit)"
-    cells = _mesh_name(mesh), f"{other.total / 2**30:.2f}{mark}", f"{other.seconds:.3g}"
-    table.add_row(*cells, f"{other.sending:.3g}")
+  _time(job, found, console)
   if machine.devices > 1:
-    console.print(table)
-  if found.total > ROOM_LEFT * machine.chip.memory:
-    better = advice(config, model, largest, mean, machine)
+    others = [ask(mesh) for mesh in meshes(machine.devices, config.data.batch_size)]
+    console.print(_mesh_table(others, job.limit))
+  if found.total > job.limit:
+    better = fitting(job)
     console.print(
-      f"[bold red]does not fit.[/] {better[1].total / 2**30:.1f} GiB with {better[0]}"
+      f"[bold red]does not fit.[/] {better[0].total / 2**30:.1f} GiB and {better[0].seconds:.3g} s "
+      f"a step with {better[0].flags}"
       if better
       else "[bold red]does not fit[/], and no mesh, accumulation or remat=full makes it: use more "
       "devices, fewer tokens, or adapters (--config.model.lora.rank=16)"
     )
 
 
-def _header(
-  config: Any, model: Model, work: Work, machine: hardware.Machine, console: Console
-) -> None:
+def _mesh_table(plans: list[Plan], limit: float) -> Table:
+  table = Table("mesh", "GiB a device", "s a step", "of it sending", title="other meshes")
+  for each in plans:
+    mark = "" if each.total <= limit else " (does not fit)"
+    size = f"{each.total / 2**30:.2f}{mark}"
+    table.add_row(_mesh_name(each.mesh), size, f"{each.seconds:.3g}", f"{each.sending:.3g}")
+  return table
+
+
+def _header(job: Job, console: Console) -> None:
+  config, model, machine = job.config, job.model, job.machine
+  work = max(job.works, key=lambda work: work.prompts * work.room)
   count = sum(x.size for x in jax.tree.leaves((model.params, model.frozen)))
   trained = sum(x.size for x in jax.tree.leaves(model.params))
   console.print(
@@ -245,10 +264,10 @@ def _memory_table(found: Plan, machine: hardware.Machine) -> Table:
   return table
 
 
-def _time(config: Any, works: list[Work], found: Plan, console: Console) -> None:
-  steps = config.steps
-  if steps < 0 and config.rounds is None and len(works) > 1:
-    steps = max(1, math.ceil(config.epochs * len(works)))
+def _time(job: Job, found: Plan, console: Console) -> None:
+  steps, works = job.config.steps, job.works
+  if steps < 0 and job.config.rounds is None and len(works) > 1:
+    steps = max(1, math.ceil(job.config.epochs * len(works)))
   tokens = sum(work.prompts * work.room for work in works) / len(works) / found.seconds
   text = f"a step takes about {found.seconds:.3g} s ({found.sending:.2g} s of it sending), "
   text += f"{tokens:,.0f} tokens/s"
@@ -261,14 +280,12 @@ def _mesh_name(mesh: Mapping[str, int]) -> str:
   return " ".join(f"{axis}={size}" for axis, size in mesh.items())
 
 
-def run(
-  config: Any, machine: hardware.Machine, tokens: tuple[int, int] | None, console: Console
-) -> None:
-  """Plans what a validated config names; raises what its parts raise."""
+def job_of(config: Any, machine: hardware.Machine, tokens: tuple[int, int] | None) -> Job:
+  """The job that a validated config names; raises what its parts raise."""
   tokenizer = session.load_tokenizer(config)
   sizes = sharding.mesh_sizes(config.mesh, machine.devices)
   works = batches(config, tokenizer, tokens, sizes[0] * sizes[1])
-  show(config, abstract_model(config, tokenizer), works, machine, console)
+  return Job(config, abstract_model(config, tokenizer), works, machine)
 
 
 if __name__ == "__main__":
@@ -292,7 +309,7 @@ if __name__ == "__main__":
       if tokens is not None and (len(tokens) != 2 or min(tokens) < 1):
         raise ValueError(f"--tokens={','.join(_TOKENS.value)} must be two lengths, such as 512,512")
       machine = hardware.machine(_CHIP.value, _DEVICES.value, _SHARE.value)
-      run(configs.validate(_CONFIG.value), machine, tokens, Console())
+      show(job_of(configs.validate(_CONFIG.value), machine, tokens), Console())
     except (ValueError, OSError) as error:
       print(f"larpo_jax: error: {error}", file=sys.stderr)
       return 1

@@ -43,7 +43,7 @@ def config(**changes):
 
 def told(what, machine, tokens=None):
   out = io.StringIO()
-  plan.run(what, machine, tokens, Console(file=out, width=120))
+  plan.show(plan.job_of(what, machine, tokens), Console(file=out, width=120))
   return out.getvalue()
 
 
