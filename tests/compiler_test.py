@@ -16,12 +16,17 @@ def version(monkeypatch):
   return lambda number: monkeypatch.setattr(importlib.metadata, "version", lambda _: number)
 
 
+CPU = "--xla_cpu_use_fusion_emitters"
+GPU = "--xla_gpu_enable_latency_hiding_scheduler"
+
+
 def test_flags_are_added_to_those_of_the_user(version):
   version("0.10.2")
   for given, said in (
-    ({}, "--xla_cpu_use_fusion_emitters=false"),
-    ({"XLA_FLAGS": "--a=1"}, "--a=1 --xla_cpu_use_fusion_emitters=false"),
-    ({"XLA_FLAGS": "--xla_cpu_use_fusion_emitters=true"}, "--xla_cpu_use_fusion_emitters=true"),
+    ({}, f"{CPU}=false {GPU}=true"),
+    ({"XLA_FLAGS": "--a=1"}, f"--a=1 {CPU}=false {GPU}=true"),
+    ({"XLA_FLAGS": f"{CPU}=true"}, f"{CPU}=true {GPU}=true"),
+    ({"XLA_FLAGS": f"{GPU}=false {CPU}=true"}, f"{GPU}=false {CPU}=true"),
   ):
     for _ in range(2):
       compiler.set_flags(given)
@@ -31,11 +36,12 @@ def test_flags_are_added_to_those_of_the_user(version):
 
 
 def test_a_version_that_may_not_know_them_gets_none(version):
-  version("0.12.0")
-  environment = {}
-  compiler.set_flags(environment)
-  assert environment == {"XLA_FLAGS": ""}
-  assert compiler.large_products("cpu") is None
+  for number, said in (("0.12.0", f"{GPU}=true"), ("0.9.9", ""), ("0.100.0", "")):
+    version(number)
+    environment = {}
+    compiler.set_flags(environment)
+    assert environment == {"XLA_FLAGS": said}
+    assert compiler.large_products("cpu") is None
 
 
 def test_the_step_and_the_scores_are_compiled_with_what_pays_for_large_products(seed, monkeypatch):
