@@ -3,7 +3,8 @@
     python -m larpo_jax.main --config experiments/quickstart.py --workdir runs/quickstart
 
 Intentionally short: what a run does is in train.py. Exit codes: 0 finished, 1 an error that the
-last line names, 75 stopped by a signal with everything saved (requeue the same command).
+last line names, 75 stopped by a signal with everything saved (requeue the same command), 76 the
+workdir is another live run's.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"stray words: {' '.join(argv[1:])}; an override is --config.KEY=VALUE")
   compiler.set_flags(os.environ)
-  from larpo_jax import loop, preemption, processes, train  # jax, once the flags are right
+  # jax, once the flags are right
+  from larpo_jax import loop, preemption, processes, train
+  from larpo_jax import workdir as workdirs
   from larpo_jax.data import dataset
 
   logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
@@ -41,6 +44,9 @@ def main(argv: list[str]) -> int:
   except loop.Preempted as stop:
     print(f"larpo_jax: {stop}", file=sys.stderr)
     return preemption.REQUEUE
+  except workdirs.InUse as error:
+    print(f"larpo_jax: error: {error}", file=sys.stderr)
+    return processes.leave(preemption.IN_USE)
   except (ValueError, OSError, RuntimeError) as error:
     kept = _keep_traceback(workdir)
     print(f"larpo_jax: error: {config.redact(str(error))}{kept}", file=sys.stderr)

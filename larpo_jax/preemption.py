@@ -11,6 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 REQUEUE = 75  # exit code (EX_TEMPFAIL): stopped with everything saved, run the same command again
+IN_USE = 76  # exit code: another live run has the workdir
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 

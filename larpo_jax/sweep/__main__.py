@@ -1,0 +1,86 @@
+r"""Launches the points of an experiment file, or what is missing of them.
+
+    python -m larpo_jax.sweep --config experiments/quickstart.py --workdir runs/sweep --seeds 3
+
+A file's sweep() yields the points, `--sweep NAME` those of sweep_NAME(); each is run with `--seeds`
+seeds in a directory named by what varies. Overrides, --config.KEY=VALUE, are for all points.
+Finished points are skipped, half-done ones go on from their checkpoints, failed ones are tried
+again `--retries` times. Ctrl-C or SIGTERM stops the jobs, which save; the same command goes on.
+Several launchers may work on one directory. Exit codes: 0 all done, 1 some failed, 75 stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
+
+from larpo_jax import config as configs
+from larpo_jax import preemption, workdir
+from larpo_jax.sweep import launch, points, view
+from larpo_jax.sweep.local import Local
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py[:ARGUMENT]")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where all points go; the same one again goes on.")
+_SWEEP = flags.DEFINE_string("sweep", "", "sweep_NAME() of the file instead of sweep().")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each point, from config.seed on.", lower_bound=1)
+_ONLY = flags.DEFINE_list("only", [], "Numbers of points; all by default.")
+_JOBS = flags.DEFINE_integer("jobs", 0, "Processes at a time; 0: as many as the machine takes.")
+_RETRIES = flags.DEFINE_integer("retries", 1, "How often a failed point is tried again.")
+_METRIC = flags.DEFINE_string(
+  "metric", "", "What the best is told by; '': gold/reward or accuracy."
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the points and launch nothing.")
+
+
+def main(argv: list[str]) -> int:
+  """Launches; a user's mistake ends in one sentence."""
+  if len(argv) > 1:
+    raise app.UsageError(f"stray words: {' '.join(argv[1:])}; an override is --config.KEY=VALUE")
+  console = Console()
+  try:
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    only = [int(number) for number in _ONLY.value]
+    found = points.points(
+      configs.plain(_CONFIG.value), points.changes(path, _SWEEP.value), _SEEDS.value, only
+    )
+    directory = pathlib.Path(str(_WORKDIR.value))
+    if _DRY_RUN.value:
+      table = Table("point", "seed", "directory")
+      for point in found:
+        table.add_row(str(point.number), str(point.seed), point.name)
+      console.print(table)
+      return 0
+    return _launched(found, directory, console)
+  except (ValueError, OSError) as error:
+    print(f"larpo_jax: error: {configs.redact(str(error))}", file=sys.stderr)
+    return 1
+
+
+def _launched(found: list[points.Point], directory: pathlib.Path, console: Console) -> int:
+  directory.mkdir(parents=True, exist_ok=True)
+  workdir.write_json(directory / "sweep.json", list(points.iterate(found)))
+  launcher = Local(_JOBS.value)
+  with preemption.Guard() as guard:
+    signal.signal(signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+    with view.View(directory, launcher.slots, _METRIC.value, console) as shown:
+      statuses = launch.launch(
+        found, directory, launcher, retries=_RETRIES.value, show=shown.show, guard=guard
+      )
+  view.last_words(directory, statuses, console)
+  states = {status.state for status in statuses}
+  if states <= {"done"}:
+    console.print(f"all {len(statuses)} runs are done: {directory}", soft_wrap=True)
+    return 0
+  return 1 if "failed" in states else preemption.REQUEUE
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(main, flags_parser=configs.parse_flags)

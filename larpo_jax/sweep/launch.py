@@ -1,0 +1,131 @@
+"""Runs what is missing of a sweep until nothing is; any number of launchers may.
+
+The directories are the truth: a point is done when its results are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+from larpo_jax import preemption
+from larpo_jax.sweep import points as points_lib
+from larpo_jax.sweep.local import Launcher
+from larpo_jax.sweep.points import Point
+
+RESOLVED = pathlib.Path(__file__).with_name("resolved.py")
+LOG = "log.txt"
+LAST_LINES = 5
+AGAIN = 10.0  # seconds until a point that another launcher runs is looked at again
+
+
+@dataclasses.dataclass
+class Status:
+  """How a point stands."""
+
+  point: Point
+  state: str = "waiting"  # running, done, failed, elsewhere
+  attempts: int = 0  # failures of this launcher
+  began: float = 0.0
+  seconds: float = 0.0  # that its last job took
+  due: float = 0.0  # not to be submitted before
+  job: Any = None
+
+
+def launch(
+  points: Sequence[Point],
+  directory: pathlib.Path,
+  launcher: Launcher,
+  *,
+  retries: int = 1,
+  show: Callable[[Sequence[Status]], None] = lambda statuses: None,
+  guard: preemption.Guard | None = None,
+  pause: float = 0.5,
+) -> list[Status]:
+  """Submits every point that is not done, and again where it failed, up to `retries` times.
+
+  A point whose results are there is done. One that stopped on a signal goes on from its checkpoint
+  and that is no failure; one that another launcher runs is waited for. When the guard is asked to
+  stop, so are the jobs: they save, and what has not finished is left waiting. show gets the
+  statuses whenever they were looked at.
+  """
+  for point in points:
+    points_lib.written(point.config, _config(directory, point))
+  statuses = [Status(point) for point in points]
+  while True:
+    stopping = guard is not None and guard.poll(0)
+    for status in statuses:
+      _look(status, directory, launcher, retries, stopping)
+      if status.state in ("waiting", "elsewhere") and not stopping:
+        _submit(status, directory, launcher)
+    show(statuses)
+    if all(s.state in ("done", "failed") for s in statuses):
+      return statuses
+    if stopping and not any(s.state == "running" for s in statuses):
+      return statuses
+    time.sleep(pause)
+
+
+def done(directory: pathlib.Path, point: Point) -> bool:
+  """Whether a point's results are there."""
+  return (directory / point.name / "results" / "summary.json").exists()
+
+
+def results(directory: pathlib.Path, point: Point) -> dict[str, dict[str, float]]:
+  """What a finished point's run gave, before and after."""
+  return json.loads((directory / point.name / "results" / "summary.json").read_text())
+
+
+def last_lines(directory: pathlib.Path, point: Point, count: int = LAST_LINES) -> list[str]:
+  """The end of a point's log."""
+  path = directory / point.name / LOG
+  if not path.exists():
+    return []
+  with path.open("rb") as file:
+    file.seek(max(0, path.stat().st_size - 10_000))
+    return file.read().decode(errors="replace").strip().splitlines()[-count:]
+
+
+def _look(
+  status: Status, directory: pathlib.Path, launcher: Launcher, retries: int, stopping: bool
+) -> None:
+  """What became of a point since it was last looked at."""
+  if status.state != "running":
+    if status.state in ("waiting", "elsewhere") and done(directory, status.point):
+      status.state = "done"
+    return
+  if stopping:
+    launcher.cancel(status.job)
+  code = launcher.poll(status.job)
+  if code is None:
+    return
+  status.seconds, status.job = time.monotonic() - status.began, None
+  if done(directory, status.point):
+    status.state = "done"
+  elif code == preemption.REQUEUE:
+    status.state = "waiting"
+  elif code == preemption.IN_USE:
+    status.state, status.due = "elsewhere", time.monotonic() + AGAIN
+  else:
+    status.attempts += 1
+    status.state = "failed" if status.attempts > retries and not stopping else "waiting"
+
+
+def _submit(status: Status, directory: pathlib.Path, launcher: Launcher) -> None:
+  if time.monotonic() < status.due or not launcher.free():
+    return
+  workdir = directory / status.point.name
+  workdir.mkdir(parents=True, exist_ok=True)
+  command = [sys.executable, "-m", "larpo_jax.main"]
+  command += [f"--config={RESOLVED}:{_config(directory, status.point)}", f"--workdir={workdir}"]
+  status.job = launcher.submit(command, status.point.config, workdir / LOG)
+  status.state, status.began = "running", time.monotonic()
+
+
+def _config(directory: pathlib.Path, point: Point) -> pathlib.Path:
+  return directory.absolute() / "configs" / f"{point.name}.json"
