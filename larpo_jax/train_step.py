@@ -140,9 +140,12 @@ def update(
   updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   finite = jnp.isfinite(value) & jnp.isfinite(norm)
-  keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+  kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, state.params)
+  # Moments wait for the parameters, which are made of the old ones: else XLA keeps copies of those.
+  after = finite & ~jnp.isnan(sum(jnp.max(leaf) for leaf in jax.tree.leaves(kept)))
+  keep = lambda new, old: jnp.where(after, new, old)  # noqa: E731
   new = TrainState(
-    params=jax.tree.map(keep, params, state.params),
+    params=kept,
     opt_state=jax.tree.map(keep, opt_state, state.opt_state),
     step=state.step + 1,
     skipped=jnp.where(finite, 0, state.skipped + 1),

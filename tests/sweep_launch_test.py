@@ -158,6 +158,7 @@ def test_gpus_are_dealt_out_by_mesh():
   try:
     assert [job.devices for job in jobs] == [("3",), ("5", "7"), ("9",)]
     assert launcher.free()
+    assert all(os.getpgid(job.process.pid) != os.getpgid(0) for job in jobs)
     with pytest.raises(ValueError, match="8 devices"):
       launcher.submit(sleep, {"mesh": dict(data=8)}, log)
   finally:

@@ -1,7 +1,9 @@
 """What the step promises whatever it trains: exact parts, a guard, means, errors, the preflight."""
 
 import functools
+import re
 
+import compiled
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import toy
 from toy import DESCENT, close, host, mesh_of, weighted
 
 from larpo_jax import objective, train_step
+from larpo_jax.estimate import Work
 from larpo_jax.losses import pairwise, pointwise, tokenwise
 
 # One of each kind: alone, without a reference, with statistics, with KL, with collision.
@@ -244,3 +247,12 @@ def test_preflight_names_the_row_and_leaves_out_losses_without_a_reference(drawn
   with pytest.raises(ValueError, match=r"up to 5, most on row 45"):
     train_step.preflight(policy, batch, [(1.0, pairwise.dpo), (1.0, pointwise.sft)])
   train_step.preflight(policy, batch, pointwise.sft)
+
+
+def test_moments_are_updated_where_they_lie():
+  work = Work(prompts=8, responses=2, prompt=16, response=16, room=32, scored=16)
+  step, *_ = compiled.of_step(work, {"fsdp": 2}, num_hidden_layers=2)
+  text = step.as_text()
+  entry = text[text.index("ENTRY") :]
+  copied = re.findall(r"copy\(%?state_opt_state\S*\)", entry)
+  assert not [name for name in copied if "count" not in name], copied

@@ -59,7 +59,12 @@ class Local:
       environment = {**environment, "CUDA_VISIBLE_DEVICES": ",".join(dealt)}
     with log.open("ab") as output:
       process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        start_new_session=True,  # a terminal's Ctrl-C is for the launcher, which asks them to save
       )
     job = Job(process, tuple(dealt))
     self._running.append(job)
