@@ -49,11 +49,12 @@ def state_bytes(tree: Any, shardings: Any) -> int:
 
 
 def activations(
-  config: Config, work: Work, how: Choices, mesh: Mapping[str, int]
+  config: Config, work: Work, how: Choices, mesh: Mapping[str, int], gradient: float
 ) -> dict[str, float]:
   """Bytes a device needs beside the state, at their peak, by what they are for.
 
-  mesh: axis -> devices, none of them -1.
+  mesh: axis -> devices, none of them -1. gradient: the bytes of one on a device. It grows in the
+  backward pass of the layers, when the logits are gone.
   """
   tensor = mesh.get("tensor", 1)
   parts = _parts(work, mesh)
@@ -65,18 +66,21 @@ def activations(
   kept = config.num_layers * _kept(config, how, rows, places, tensor)
   if how.remat == "none":
     kept += _copied_weights(config, how, mesh)
-  chunk = min(how.chunk, max(scored, 1))
-  layer = _of_one_layer(config, work, how, prompts, rows, places, tensor)
   masks = 1.25 * FLOAT * prompts * _pairs(work) * config.num_heads / tensor
+  layer = _of_one_layer(config, work, how, prompts, rows, places, tensor)
+  layer += _gathered(config, how, mesh)
   # Logits and their slope; the sum of the unembedding's gradient and its part; the matrix, turned.
+  chunk = min(how.chunk, max(scored, 1))
   head = chunk * V * (FLOAT + how.bytes) + 2 * D * V * FLOAT + 2 * D * V * how.bytes
   head += 3 * rows * D * how.bytes
-  return {
+  found = {
     "kept for the backward pass": kept,
     "masks of attention": masks,
-    "one layer at work, or the logits": max(layer, head),
-    "weights of a layer, gathered": _gathered(config, how, mesh),
+    "gradient and one layer at work, or logits": max(gradient + layer, head),
   }
+  if work.accumulation > 1:
+    found["gradient of micro-batches before"] = gradient
+  return found
 
 
 def _parts(work: Work, mesh: Mapping[str, int]) -> int:

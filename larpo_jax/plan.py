@@ -129,7 +129,7 @@ def batches(config: Any, tokenizer: Any, tokens: tuple[int, int] | None, parts: 
 
 
 def held(job: Job, mesh: Mapping[str, int]) -> dict[str, float]:
-  """Bytes a device of what is there between steps, and of the gradient."""
+  """Bytes a device of what is there between steps."""
   config, model = job.config, job.model
   on = AbstractMesh(tuple(mesh.values()), tuple(mesh))
   chain, _ = optimizers.build(config.optimizer, 1, model.params)
@@ -143,7 +143,6 @@ def held(job: Job, mesh: Mapping[str, int]) -> dict[str, float]:
     "parameters": trained + (0.0 if model.frozen is None else size(model.frozen)),
     "optimizer": size(state.opt_state),
     "where it starts, the reference": trained,
-    "gradient": trained,
   }
 
 
@@ -158,8 +157,8 @@ def plan(
   mean = largest._replace(
     room=sum(w.room for w in works) / len(works), scored=sum(w.scored for w in works) / len(works)
   )
-  memory = {**state, **estimate.activations(architecture, largest, how, mesh)}
-  memory["gradient"] *= 1 + (accumulation > 1)  # the sum, and a micro-batch's
+  gradient = state["where it starts, the reference"]  # as large as what is trained
+  memory = {**state, **estimate.activations(architecture, largest, how, mesh, gradient)}
   whole = 4.0 * sum(x.size for x in jax.tree.leaves((job.model.params, job.model.frozen)))
   share = 0.0 if job.model.frozen is not None else 1.0
   flops = estimate.flops(architecture, mean, trained=share, remat=remat)

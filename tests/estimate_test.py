@@ -48,10 +48,9 @@ def test_memory_is_within_15_percent_of_what_xla_allocates(name):
   allocated -= said.alias_size_in_bytes
   assert abs(held / said.argument_size_in_bytes - 1) < 0.01  # the rest is the batch
   full = {axis: mesh.get(axis, 1) for axis in sharding.AXES}
-  beside = estimate.activations(architecture, work, how, full)
   trained = held / (4 if work.live else 3)  # of parameters, two moments and a live reference
-  estimated = held + trained * (1 + (work.accumulation > 1)) + sum(beside.values())
-  assert abs(estimated / allocated - 1) <= 0.15, (estimated / allocated, beside)
+  estimated = held + sum(estimate.activations(architecture, work, how, full, trained).values())
+  assert abs(estimated / allocated - 1) <= 0.15, estimated / allocated
 
 
 @pytest.mark.parametrize("work", [PAIRS, SHORT._replace(live=True)], ids=["pairs", "live"])

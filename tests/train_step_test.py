@@ -251,7 +251,7 @@ def test_preflight_names_the_row_and_leaves_out_losses_without_a_reference(drawn
 
 def test_moments_are_updated_where_they_lie():
   work = Work(prompts=8, responses=2, prompt=16, response=16, room=32, scored=16)
-  step, *_ = compiled.of_step(work, {"fsdp": 2}, num_hidden_layers=2)
+  step, *_ = compiled.of_step(work, {}, num_hidden_layers=2)
   text = step.as_text()
   entry = text[text.index("ENTRY") :]
   copied = re.findall(r"copy\(%?state_opt_state\S*\)", entry)
