@@ -8,9 +8,9 @@ once, which the model cannot do in its head but, as that is short, takes up read
 at one step. LarPO (https://arxiv.org/abs/2502.03699, Algorithm 1) then repeats: sample K answers a
 prompt, rank them by the reward, train with ListMLE against the policy of the round's start.
 
-Three minutes on two CPU cores. Measured at seed 0 on 256 unseen problems, after no, one and two
-rounds: gold reward of samples 0.231 -> 0.339 -> 0.497, of greedy answers 0.056 -> 0.842 -> 0.822,
-KL to the start 0.68 nats in the end.
+Two minutes on two CPU cores. Measured at seed 0 on 256 unseen problems, after no, one and two
+rounds: gold reward of samples 0.335 -> 0.538 -> 0.640, of greedy answers 0.061 -> 0.957 -> 0.939,
+KL to the start 0.41 nats in the end.
 """
 
 from experiments import common
