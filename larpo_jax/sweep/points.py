@@ -45,7 +45,7 @@ def points(
     for seed in range(seeds):
       if only and number not in only:
         continue
-      each = changed(base, {**change, "seed": change.get("seed", base["seed"]) + seed})
+      each = changed(base, {**change, "seed": change.get("seed", base.get("seed", 0)) + seed})
       try:
         checked = configs.validate(each)
       except ValueError as error:
