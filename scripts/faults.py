@@ -271,8 +271,8 @@ FAULTS = [
   Fault(
     "the gradient of a target's logit forgets that its own probability falls",
     HEAD,
-    "column].add(value)",
-    "column].set(value)",
+    "-weight * jnp.expm1(own)",
+    "weight",
     "head",
     HEADS,
   ),

@@ -211,5 +211,5 @@ def test_a_workdir_in_use_is_refused(tmp_path, cache):
   code, output = finish(start(tmp_path, *QUICK, cache=cache))
   first.kill()
   first.communicate()
-  assert code == 1
+  assert code == preemption.IN_USE
   assert str(first.pid) in output

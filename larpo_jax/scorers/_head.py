@@ -56,13 +56,12 @@ def _forward(hidden, unembedding, target, mask, softcap, chunk, collision):
     shifted = logits - highest[:, None]
     odds = jnp.exp(shifted)  # probabilities but for the factor 1 / total
     total = jnp.sum(odds, axis=-1)
-    log_total = jnp.log(total)
-    entropy = log_total - jnp.sum(odds * shifted, axis=-1) / total
-    chosen = jnp.take_along_axis(shifted, _take(target, at)[:, None], axis=-1)[:, 0]
-    found = (chosen - log_total, highest + log_total, entropy)
-    return (
-      (*found, jnp.log(jnp.sum(odds * odds, axis=-1)) - 2.0 * log_total) if collision else found
-    )
+    log_total = highest + jnp.log(total)
+    entropy = jnp.log(total) - jnp.sum(odds * shifted, axis=-1) / total
+    chosen = jnp.take_along_axis(logits, _take(target, at)[:, None], axis=-1)[:, 0]
+    found = (chosen - log_total, log_total, entropy)
+    squares = jnp.log(jnp.sum(odds * odds, axis=-1)) - 2.0 * jnp.log(total)
+    return (*found, squares) if collision else found
 
   return _visit(mask, chunk, 4 if collision else 3, compute)
 
@@ -79,9 +78,10 @@ def _logprobs_bwd(softcap, chunk, collision, residuals, cotangents):
   cotangent = cotangents[0]
 
   def slope(at, logits):
-    weight = _take(cotangent, at)
-    probability = jnp.exp(logits - _take(log_total, at)[:, None])
-    return _add(-weight[:, None] * probability, at, _take(target, at), weight)
+    weight, column, total = (_take(x, at) for x in (cotangent, target, log_total))
+    own = jnp.take_along_axis(logits, column[:, None], axis=-1)[:, 0] - total
+    others = -weight[:, None] * jnp.exp(logits - total[:, None])
+    return _set(others, at, column, -weight * jnp.expm1(own))  # exact near a probability of 1
 
   gradients = _pulled_back(hidden, unembedding, mask, softcap, chunk, slope)
   return *gradients, None, None
@@ -215,9 +215,9 @@ def _take(x, at):
   return rows.reshape(-1, *x.shape[2:])
 
 
-def _add(x, at, column, value):
-  """x [S C, V] with a value added to one column of each row; groups do not talk to each other."""
-  one = lambda x, column, value: x.at[jnp.arange(len(column)), column].add(value)  # noqa: E731
+def _set(x, at, column, value):
+  """x [S C, V] with one column of each row replaced; groups do not talk to each other."""
+  one = lambda x, column, value: x.at[jnp.arange(len(column)), column].set(value)  # noqa: E731
   of_group = (column.reshape(at.shape), value.reshape(at.shape))
   return jax.vmap(one)(x.reshape(*at.shape, -1), *of_group).reshape(x.shape)
 
