@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import pathlib
 
 from draws import better_and_worse, lists, reordered, wider
@@ -253,11 +254,12 @@ def test_extreme_log_probs_are_finite(name, seed, spread):
 
 @every_kernel
 def test_prompts_are_independent_unless_it_says_otherwise(name, seed):
-  policy, reference, batch = lists(seed)
   first = np.arange(8)[:, None, None] == 0
-  mask = np.where(first & (np.arange(5) > 0), 0.0, policy.mask).astype(np.float32)
   same = []
-  for lone in (False, True):  # lists as drawn, and of one response each
+  # Lists as drawn, and of one response each; several, as the first prompt of one may not count.
+  for draw, lone in itertools.product(range(4), (False, True)):
+    policy, reference, batch = lists(seed + draw)
+    mask = np.where(first & (np.arange(5) > 0), 0.0, policy.mask).astype(np.float32)
     rest = batch.replace(valid=batch.valid & (~lone | (np.arange(4) == 0)))
     before = compiled(name)(policy, reference, rest)
     for value in (30.0, -30.0):
