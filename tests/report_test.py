@@ -115,6 +115,15 @@ def test_the_report_says_which_is_better(tmp_path, capsys):
   }  # fmt: skip
 
 
+def test_the_report_corrects_for_the_number_of_arms(tmp_path):
+  values = {0: 0.1, 1: 0.2, 2: 0.35}
+  arms = {"a": {0: 0.0, 1: 0.0, 2: 0.0}, "b": values, "c": values}
+  p = statistics.contrast(values, arms["a"]).p
+  text = main.report(sweep(tmp_path, arms))
+  assert f"p = {2 * p:.2g}," in text
+  assert f"p = {p:.2g}," not in text
+
+
 def test_another_baseline_turns_the_signs(tmp_path):
   arms = {"a": {0: 0.1, 1: 0.2, 2: 0.31}, "b": {0: 0.5, 1: 0.61, 2: 0.7}}
   directory = sweep(tmp_path, arms)

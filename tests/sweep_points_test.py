@@ -125,4 +125,4 @@ def test_every_page_of_the_project_makes_points():
   for path in sorted((ROOT / "experiments").rglob("*.py")):
     if path.name != "common.py":
       assert points.changes(path)
-  assert json.dumps(list(points.iterate(points.points(base(), [{}], 2))))
+  assert json.dumps(list(points.index(points.points(base(), [{}], 2))))

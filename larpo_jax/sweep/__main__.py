@@ -65,11 +65,12 @@ def main(argv: list[str]) -> int:
 
 def _launched(found: list[points.Point], directory: pathlib.Path, console: Console) -> int:
   directory.mkdir(parents=True, exist_ok=True)
-  workdir.write_json(directory / "sweep.json", list(points.iterate(found)))
+  workdir.write_json(directory / "sweep.json", list(points.index(found)))
   launcher = Local(_JOBS.value)
   with preemption.Guard() as guard:
     signal.signal(signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
-    with view.View(directory, launcher.slots, _METRIC.value, console) as shown:
+    shown = view.View(directory, launcher.slots, _METRIC.value, console)
+    with shown.drawn:
       statuses = launch.launch(
         found, directory, launcher, retries=_RETRIES.value, show=shown.show, guard=guard
       )

@@ -102,11 +102,7 @@ def labels(changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """What varies, of each point: a short label of every key that has more than one value."""
   rows = [_flat(change) for change in changes]
   keys = list(dict.fromkeys(key for row in rows for key in row))
-  missing = object()
-  varying = [
-    key for key in keys if len({json.dumps(r.get(key), default=str) for r in rows}) > 1
-    or any(r.get(key, missing) is missing for r in rows)
-  ]  # fmt: skip
+  varying = [k for k in keys if len({json.dumps(r.get(k), default=str) for r in rows}) > 1]
   short = {key: _short(key, varying) for key in varying}
   return [{short[key]: row[key] for key in varying if key in row} for row in rows]
 
@@ -167,7 +163,7 @@ def written(config: Any, path: pathlib.Path) -> None:
   os.replace(temporary, path)
 
 
-def iterate(found: Sequence[Point]) -> Iterator[dict[str, Any]]:
+def index(found: Sequence[Point]) -> Iterator[dict[str, Any]]:
   """The lines of an index: what each directory is."""
   for point in found:
     yield dict(name=point.name, point=point.number, seed=point.seed, varies=point.varies)

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+import contextlib
 import json
 import pathlib
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from larpo_jax.report.collect import METRICS
 from larpo_jax.sweep import launch
 from larpo_jax.sweep.launch import Status
 
 STATES = ("done", "running", "elsewhere", "waiting", "failed")
-METRICS = ("gold/reward", "accuracy")  # the first that a run has, where none is named
 
 
 class View:
-  """A table that is redrawn on a terminal; elsewhere a line whenever a count changes."""
+  """A table that is redrawn on a terminal while `drawn` is entered; elsewhere a line a change."""
 
   def __init__(self, directory: pathlib.Path, slots: int, metric: str, console: Console):
     self._directory, self._slots, self._metric = directory, slots, metric
     self._console, self._said, self._began = console, "", time.monotonic()
     self._live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
-
-  def __enter__(self) -> View:
-    """Begins to draw."""
-    if self._live is not None:
-      self._live.__enter__()
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
-    """Leaves the last drawing."""
-    if self._live is not None:
-      self._live.__exit__(kind, error, traceback)
+    self.drawn = contextlib.nullcontext() if self._live is None else self._live
 
   def show(self, statuses: Sequence[Status]) -> None:
     """Draws what the statuses say."""
