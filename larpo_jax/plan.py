@@ -48,8 +48,9 @@ class Job(NamedTuple):
 
   config: Any
   model: Model
-  works: list[Work]  # the batches of an epoch
+  works: list[Work]  # the batches of an epoch, or as many of them as are looked at
   machine: hardware.Machine
+  per_epoch: int = 0  # batches; 0 where that is not known
 
   @property
   def limit(self) -> float:
@@ -101,8 +102,10 @@ def abstract_model(config: Any, tokenizer: Any) -> Model:
   return Model(architecture, trained, frozen)
 
 
-def batches(config: Any, tokenizer: Any, tokens: tuple[int, int] | None, parts: int) -> list[Work]:
-  """The batches of an epoch: those of the data, or one of `tokens` (prompt, response) for all."""
+def batches(
+  config: Any, tokenizer: Any, tokens: tuple[int, int] | None, parts: int
+) -> tuple[list[Work], int]:
+  """The first batches of an epoch, and how many it has; with tokens (P, R) one batch, and 0."""
   loss, rounds = objective.resolve(config.loss), config.rounds
   reads = objective.needs_reference(loss)
   live = reads and (not config.reference.cache or objective.asks(loss, "kl"))
@@ -112,7 +115,7 @@ def batches(config: Any, tokenizer: Any, tokens: tuple[int, int] | None, parts: 
   if tokens is not None:
     P, R = tokens
     K = rounds.candidates if rounds is not None else config.data.candidates or 2
-    return [Work(responses=K, prompt=P, response=R, room=P + K * R, scored=K * R, **same)]
+    return [Work(responses=K, prompt=P, response=R, room=P + K * R, scored=K * R, **same)], 0
   data = dataset.from_node(config.data.to_dict(), tokenizer, "train")
   order = batching.schedule(
     data, batch_size=config.data.batch_size, seed=config.seed, shapes=config.data.shapes,
@@ -125,7 +128,7 @@ def batches(config: Any, tokenizer: Any, tokens: tuple[int, int] | None, parts: 
     responses = (data.row_lengths[rows] - data.prompt_lengths[rows]).sum() / len(rows)
     room = room or P + K * R
     found.append(Work(responses=K, prompt=P, response=R, room=room, scored=responses, **same))
-  return found
+  return found, order.per_epoch
 
 
 def held(job: Job, mesh: Mapping[str, int]) -> dict[str, float]:
@@ -265,8 +268,8 @@ def _memory_table(found: Plan, machine: hardware.Machine) -> Table:
 
 def _time(job: Job, found: Plan, console: Console) -> None:
   steps, works = job.config.steps, job.works
-  if steps < 0 and job.config.rounds is None and len(works) > 1:
-    steps = max(1, math.ceil(job.config.epochs * len(works)))
+  if steps < 0 and job.per_epoch:
+    steps = max(1, math.ceil(job.config.epochs * job.per_epoch))
   tokens = sum(work.prompts * work.room for work in works) / len(works) / found.seconds
   text = f"a step takes about {found.seconds:.3g} s ({found.sending:.2g} s of it sending), "
   text += f"{tokens:,.0f} tokens/s"
@@ -283,8 +286,8 @@ def job_of(config: Any, machine: hardware.Machine, tokens: tuple[int, int] | Non
   """The job that a validated config names; raises what its parts raise."""
   tokenizer = session.load_tokenizer(config)
   sizes = sharding.mesh_sizes(config.mesh, machine.devices)
-  works = batches(config, tokenizer, tokens, sizes[0] * sizes[1])
-  return Job(config, abstract_model(config, tokenizer), works, machine)
+  works, per_epoch = batches(config, tokenizer, tokens, sizes[0] * sizes[1])
+  return Job(config, abstract_model(config, tokenizer), works, machine, per_epoch)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.console import Console
 import tiny_checkpoint
 
 from experiments import common
+from experiments.real import ranked_answers
 from larpo_jax import config as configs
 from larpo_jax import hardware, plan
 
@@ -108,6 +109,19 @@ def test_the_data_is_planned_as_it_will_be_batched(checkpoint, shared_data, tmp_
   assert 0 < longest <= 96
   assert 0 < room < longest + 8 * 96
   assert "fsdp=2" in ended.stdout
+
+
+def test_an_epoch_is_whole_however_few_batches_are_looked_at(checkpoint, shared_data, monkeypatch):
+  page = ranked_answers.get_config("oasst_ranked")
+  page.model.path = str(checkpoint)
+  page.data.train.path = str(shared_data / "oasst_ranked" / "train.jsonl.gz")
+  page = configs.validate(page)
+  machine = hardware.machine("h100", 1, 0)
+  jobs = [plan.job_of(page, machine, None)]
+  monkeypatch.setattr(plan, "LONGEST", 1)
+  jobs.append(plan.job_of(page, machine, None))
+  assert [len(job.works) for job in jobs] == [jobs[0].per_epoch, 1]
+  assert jobs[0].per_epoch == jobs[1].per_epoch > 1
 
 
 @pytest.mark.parametrize(

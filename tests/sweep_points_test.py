@@ -63,6 +63,11 @@ def test_a_key_that_some_points_lack_varies():
   assert [point.name for point in found] == ["seed=0", "steps=3,seed=0"]
 
 
+def test_points_may_be_seeds():
+  found = points.points(base(), [{"seed": 4}, {"seed": 9}], 1)
+  assert [point.name for point in found] == ["seed=4", "seed=9"]
+
+
 def test_names_are_directories(seed):
   many = tuple(dict(name="pairwise.dpo", weight=float(n), beta=0.1) for n in range(1, 30))
   loss = [{"loss": many}, {"loss": dict(name="pairwise.dpo")}]

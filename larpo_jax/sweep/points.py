@@ -100,7 +100,7 @@ def changed(config: Any, change: Mapping[str, Any]) -> ml_collections.ConfigDict
 
 def labels(changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """What varies, of each point: a short label of every key that has more than one value."""
-  rows = [_flat(change) for change in changes]
+  rows = [_flat({k: v for k, v in change.items() if k != "seed"}) for change in changes]
   keys = list(dict.fromkeys(key for row in rows for key in row))
   varying = [k for k in keys if len({json.dumps(r.get(k), default=str) for r in rows}) > 1]
   short = {key: _short(key, varying) for key in varying}
