@@ -210,3 +210,14 @@ def likelihood(policy: LogProbs, batch: Batch) -> Metrics:
     counted = (policy.mask > 0) & batch.valid[..., None]  # [B, K, R]
     found["entropy"] = masked.mean(policy.entropy, counted, (-2, -1))
   return jax.lax.stop_gradient(found)
+
+
+def log_softmax(value: jax.Array, batch: Batch) -> jax.Array:
+  """log softmax over the responses of a list, [B, K]; 0 where there is no response.
+
+  Shifted before it is summed, so that a share near 1 keeps its digits.
+  """
+  far = jnp.where(batch.valid, value, -jnp.inf)
+  some = jnp.any(batch.valid, axis=-1, keepdims=True)
+  shares = jax.nn.log_softmax(jnp.where(some, far, 0.0), axis=-1)
+  return jnp.where(batch.valid, shares, 0.0)

@@ -55,11 +55,9 @@ def pairwise_preference(policy: LogProbs, reference: LogProbs, batch: Batch) -> 
   """
   del reference
   verdict = jnp.minimum(_scores.log_prob(policy, batch), 0.0)
-  some = jnp.any(batch.valid, axis=-1, keepdims=True)
-  far = jnp.where(batch.valid, verdict, jnp.where(some, -jnp.inf, 0.0))
-  log_share = verdict - jax.nn.logsumexp(far, axis=-1, keepdims=True)
+  log_share = _scores.log_softmax(verdict, batch)
   votes = jax.nn.relu(jnp.asarray(_scores.label(batch)))
   total = jnp.sum(votes, axis=-1, keepdims=True)
-  terms = -votes / jnp.where(total > 0, total, 1.0) * jnp.where(batch.valid, log_share, 0.0)
+  terms = -votes / jnp.where(total > 0, total, 1.0) * log_share
   loss = jnp.where(_scores.ordered(batch), jnp.sum(terms, axis=-1), 0.0)
   return loss, _scores.rewarded(verdict, policy, batch)

@@ -32,7 +32,7 @@ def listnet(policy: LogProbs, reference: LogProbs, batch: Batch, *, beta: float 
   good = jax.nn.relu(jnp.asarray(_scores.label(batch)))
   total = jnp.sum(good, axis=-1, keepdims=True)
   target = good / jnp.where(total > 0, total, 1.0)
-  terms = -target * _log_softmax(gamma, batch)
+  terms = -target * _scores.log_softmax(gamma, batch)
   return _result(jnp.sum(terms, axis=-1), gamma, policy, reference, batch)
 
 
@@ -54,7 +54,7 @@ def infonca(
   Traps: the code adds 0.01 to the best response's label; here nothing is added.
   """
   gamma = _scores.implicit_reward(policy, reference, batch, beta)  # [B, K]
-  terms = -_target(batch, temperature) * _log_softmax(gamma, batch)
+  terms = -_target(batch, temperature) * _scores.log_softmax(gamma, batch)
   return _result(jnp.sum(terms, axis=-1), gamma, policy, reference, batch)
 
 
@@ -133,20 +133,12 @@ def _lse(value: jax.Array, who: Array, there: Array) -> jax.Array:
   return jax.nn.logsumexp(jnp.where(who, value, jnp.where(some, left_out, 0.0)), axis=-1)
 
 
-def _log_softmax(gamma: jax.Array, batch: Batch) -> jax.Array:
-  """log softmax over the responses of a list, [B, K]; 0 where there is no response."""
-  far = jnp.where(batch.valid, gamma, -jnp.inf)
-  some = jnp.any(batch.valid, axis=-1, keepdims=True)
-  total = jax.nn.logsumexp(jnp.where(some, far, 0.0), axis=-1, keepdims=True)
-  return jnp.where(batch.valid, gamma - total, 0.0)
-
-
 def _target(batch: Batch, temperature: float) -> jax.Array:
   """softmax(label / temperature) over the responses of a list, [B, K]; 0 where there is none."""
   bounds = "above 0 and finite"
   _scores.require("temperature", temperature, lambda t: 0.0 < t < math.inf, bounds)
   label = jnp.asarray(_scores.label(batch)) / temperature
-  return jnp.where(batch.valid, jnp.exp(_log_softmax(label, batch)), 0.0)
+  return jnp.where(batch.valid, jnp.exp(_scores.log_softmax(label, batch)), 0.0)
 
 
 def _result(
