@@ -104,15 +104,20 @@ def _nudged(row, signs):
 
 
 def slope(name, rows, direction, numbers, settings, step=1e-5):
-  """d(total of the formula) / d(log-probs of the policy along a direction), by differences."""
+  """d(total of the formula) / d(log-probs of the policy along a direction), by differences.
+
+  Also how far that is from the slopes on either side: where a hinge bends within a step, the
+  derivative is one of those and not their mean.
+  """
   given = {**{key: float(x) for key, x in numbers.items()}, **settings}
   ends = []
-  for sign in (1, -1):
+  for sign in (1, 0, -1):
     there = moved(rows, functools.partial(_along, direction, sign * step), hold=True)
     losses = np.atleast_1d(np.float64(FORMULAS[name].losses(there, **given)))
     weight = [row.weight for row in rows] if losses.size > 1 else [1.0]
     ends.append(float(losses @ np.float64(weight)))
-  return (ends[0] - ends[1]) / (2 * step)
+  ahead, here, behind = ends
+  return (ahead - behind) / (2 * step), abs(ahead - 2 * here + behind) / (2 * step)
 
 
 def _along(direction, step, y):
