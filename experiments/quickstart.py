@@ -39,6 +39,7 @@ def get_config(arg=""):
   config.optimizer.schedule = "cosine"
   config.optimizer.b2 = 0.98
   config.supervised = dict(examples=64_000, steps=2000, batch_size=32, learning_rate=3e-3)
+  config.supervised.shared = False  # True: once for all runs that begin alike, as in a sweep
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
   config.rounds = dict(count=2, prompts=512, candidates=8, temperature=1.0, max_tokens=40)

@@ -17,6 +17,7 @@ import numpy as np
 from larpo_jax import loop, stage, workdir, writers
 from larpo_jax.data import batching, problems, store
 from larpo_jax.data.candidates import Tokens
+from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.session import Session
 from larpo_jax.types import Reward
 
@@ -30,7 +31,7 @@ def learn(
   reward: Reward,
   *,
   before: Mapping[str, float],
-  evaluate: Callable[[Any], Mapping[str, float]],
+  evaluate: Callable[[Any], Evaluation],
 ) -> Any:
   """The parameters after all rounds: each takes the next rounds.prompts of the prompts.
 
@@ -74,8 +75,9 @@ def retrieve(
 ) -> store.TokenizedData:
   """The lists of a round, sampled and scored, or read where they are already.
 
-  Beside the token ids lies candidates.jsonl, {"prompt", "responses", "scores", "finished"} a line,
-  which `readers.lists` reads. A list whose scores are all equal teaches nothing and is left out.
+  Beside the token ids lies candidates.jsonl, {"prompt", "responses", "scores", "finished",
+  "lengths"} a line, which `readers.lists` reads. A list whose scores are all equal teaches
+  nothing and is left out.
   """
   directory = session.workdir / "rounds" / str(number)
   found = store.load(directory / "tokens")
@@ -183,7 +185,9 @@ def _judged(session: Session, asked: Any, drawn: Any, reward: Reward) -> Any:
     labels = [float(label) for label in labels]
     tokens = Tokens(asked.prompt[b, 0][asked.prompt_mask[b, 0]], responses, masks, labels)
     line = dict(prompt=questions[b], responses=texts[b], scores=labels)
-    yield int(asked.row[b]), tokens, line | {"finished": drawn.finished[b].tolist()}
+    lengths = [len(ids) for ids in responses]
+    line |= {"finished": drawn.finished[b].tolist(), "lengths": lengths}
+    yield int(asked.row[b]), tokens, line
 
 
 def _described(session: Session, number: int) -> dict[str, float]:
@@ -199,4 +203,5 @@ def _described(session: Session, number: int) -> dict[str, float]:
       np.mean([len(set(r["responses"])) / len(r["scores"]) for r in rows])
     ),
     "candidates/finished": float(np.mean([np.mean(row["finished"]) for row in rows])),
+    "candidates/tokens": float(sum(sum(row["lengths"]) for row in rows)),
   }

@@ -86,8 +86,7 @@ def start(
   """The session, and the parameters that its first stage trains."""
   mesh = sharding.make_mesh(config.mesh)
   tokenizer = load_tokenizer(config)
-  options = {name: config.model[name] for name in ("attention", "remat", "scan")}
-  options["dtype"] = jnp.dtype(config.model.dtype)
+  options = model_options(config)
   place = functools.partial(sharding.named_shardings, mesh=mesh, rules=config.rules)
   if config.model.path:
     model, params, architecture = huggingface.load(
@@ -117,6 +116,12 @@ def start(
     config, workdir, mesh, model, architecture, tokenizer, frozen, scorer, score, writer, guard
   )
   return session, params
+
+
+def model_options(config: Any) -> dict[str, Any]:
+  """How the config's model computes."""
+  options = {name: config.model[name] for name in ("attention", "remat", "scan")}
+  return options | {"dtype": jnp.dtype(config.model.dtype)}
 
 
 def load_tokenizer(config: Any) -> Any:

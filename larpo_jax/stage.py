@@ -25,6 +25,7 @@ from larpo_jax import (
   workdir,
 )
 from larpo_jax.data import batching, dataset, reference
+from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.models import transformer
 from larpo_jax.objective import Loss
 from larpo_jax.session import Session
@@ -157,18 +158,22 @@ def shard() -> tuple[int, int]:
   return jax.process_index(), jax.process_count()
 
 
-def remembered(
-  session: Session, name: str, compute: Callable[[], Mapping[str, float]]
-) -> dict[str, float]:
-  """Numbers that are computed once in a workdir and read from then on."""
+def remembered(session: Session, name: str, compute: Callable[[], Evaluation]) -> dict[str, float]:
+  """An evaluation's numbers, computed once in a workdir and read from then on.
+
+  Beside results/NAME.json lie its lines, NAME.jsonl.
+  """
   path = session.workdir / "results" / f"{name}.json"
   if path.exists():
     return json.loads(path.read_text())
-  found = {key: float(value) for key, value in compute().items()}
+  found = compute()
+  numbers = {key: float(value) for key, value in found.numbers.items()}
   if jax.process_index() == 0:
     path.parent.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(path, found)
-  return found
+    lines = (json.dumps(workdir.plain(line), ensure_ascii=False) for line in found.lines)
+    workdir.write_text(path.with_suffix(".jsonl"), "".join(f"{line}\n" for line in lines))
+    workdir.write_json(path, numbers)
+  return numbers
 
 
 def gathered(tree: Any) -> Any:

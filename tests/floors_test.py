@@ -16,7 +16,8 @@ FLOORS = [
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
   | {"objective"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate"},
-  {"train", "session", "stage", "loop", "rounds", "curves"},
+  {"train", "session", "stage", "loop", "rounds", "curves"}
+  | {"inputs", "evaluation", "starts", "cost"},
   {"main", "inspect", "plan", "explain", "sweep", "report"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

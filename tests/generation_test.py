@@ -48,7 +48,7 @@ def test_rewards_and_lengths_are_of_greedy_answers_and_kl_of_samples():
     judged.append((prompts, answers))
     return [[len(text) / 4 for text in row] for row in answers]
 
-  found = generation.generation(
+  found, lines = generation.generation(
     sample, score, "policy", "start", PROMPTS, decode=decode, judges={"gold": judge}, key="key"
   )
   texts = [[["7"], ["77"], ["7777"]], [["88"], ["88"], ["8"]]]  # greedy, sampled
@@ -61,9 +61,23 @@ def test_rewards_and_lengths_are_of_greedy_answers_and_kl_of_samples():
   assert found["kl"] == pytest.approx(2.0) == np.mean(ratio)
   assert found["kl_stderr"] == pytest.approx(np.std(ratio) / np.sqrt(3))
 
+  # A line a prompt, whose means are the numbers.
+  assert [line["prompt"] for line in lines] == ["a", "b", "c"]
+  for name in set(found) - {"kl_stderr"}:
+    assert found[name] == pytest.approx(np.mean([line[name] for line in lines]))
+  greedy, sampled = lines[2]["responses"]
+  assert greedy == {"kind": "greedy", "text": "7777", "gold": 1.0}
+  assert sampled == {"kind": "sampled", "text": "8", "gold": 0.25} | {
+    "logprob": -4.0,
+    "start_logprob": -7.0,
+  }
 
-def test_means_are_by_weight():
-  rows = [{"x": np.asarray([1.0, 2.0])}, {"x": np.asarray([4.0, 100.0])}]
-  weights = [np.asarray([1.0, 1.0]), np.asarray([2.0, 0.0])]
-  assert generation.mean_by_weight(rows, weights) == {"x": pytest.approx(11 / 4)}
-  assert generation.mean_by_weight([], []) == {}
+
+def test_means_are_by_weight_and_what_does_not_count_has_no_line():
+  lines = generation.ranked({"x": np.asarray([1.0, 2.0])}, np.asarray([5, 3]), np.ones(2))
+  lines += generation.ranked(
+    {"x": np.asarray([4.0, 100.0])}, np.asarray([4, -1]), np.asarray([2.0, 0.0])
+  )
+  assert [line["row"] for line in lines] == [5, 3, 4]
+  assert generation.weighted_means(lines) == {"x": pytest.approx(11 / 4)}
+  assert generation.weighted_means([]) == {}

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 
 from larpo_jax import config as config_lib
-from larpo_jax import loop, preemption, rounds, session, stage, train, writers
+from larpo_jax import inputs, loop, preemption, rounds, session, stage, writers
+from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.rewards import rules
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROMPTS, ROUNDS = 6, 3
 BEFORE = {"gold/reward": 0.25}
+
+
+def reward(value):
+  return Evaluation({"gold/reward": float(value)}, [])
 
 
 class StopsAt:
@@ -91,8 +96,8 @@ def learnt(monkeypatch):
 )
 def test_a_round_learns_from_the_rounds_that_are_remembered(memory, remembered, run, learnt):
   here, params = run(memory=memory)
-  prompts = train._prompts(here)
-  rounds.learn(here, params, prompts, rules.brevity, before=BEFORE, evaluate=lambda params: BEFORE)
+  prompts = inputs.prompts(here)
+  rounds.learn(here, params, prompts, rules.brevity, before=BEFORE, evaluate=lambda _: reward(0.25))
   # A finished round's lists are read, not sampled.
   own = [lists(rounds.retrieve(here, None, n, prompts, None)) for n in range(ROUNDS)]
   assert len({json.dumps(each) for each in own}) == ROUNDS, "each round sampled anew"
@@ -102,10 +107,10 @@ def test_a_round_learns_from_the_rounds_that_are_remembered(memory, remembered, 
 
 def test_a_round_starts_where_the_last_one_ended_on_the_next_prompts(run, learnt):
   here, params = run()
-  prompts = train._prompts(here)
+  prompts = inputs.prompts(here)
   assert len(prompts) == ROUNDS * PROMPTS
   asked = []
-  answer = lambda params: asked.append(params) or {"gold/reward": float(len(asked))}  # noqa: E731
+  answer = lambda params: asked.append(params) or reward(len(asked))  # noqa: E731
   ended = rounds.learn(here, params, prompts, rules.brevity, before=BEFORE, evaluate=answer)
   starts = [call["params"] for call in learnt]
   leaf = lambda tree: np.asarray(jax.tree.leaves(tree)[0])  # noqa: E731
@@ -126,7 +131,7 @@ def test_a_round_starts_where_the_last_one_ended_on_the_next_prompts(run, learnt
 
 def test_lists_are_sampled_by_the_rounds_own_policy_and_scored_by_the_reward(run):
   here, params = run()
-  prompts = train._prompts(here)
+  prompts = inputs.prompts(here)
   data = rounds.retrieve(here, params, 1, prompts, rules.brevity)
   path = here.workdir / "rounds" / "1" / "candidates.jsonl"
   lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -149,7 +154,7 @@ def test_lists_are_sampled_by_the_rounds_own_policy_and_scored_by_the_reward(run
 
 def test_prompts_that_come_again_are_answered_anew(run):
   here, params = run(prompts=ROUNDS * PROMPTS)
-  prompts = train._prompts(here)
+  prompts = inputs.prompts(here)
   here.config.rounds.prompts = 2 * len(prompts)  # each prompt twice in a round
   data = rounds.retrieve(here, params, 0, prompts, rules.brevity)
   answers = {}
@@ -178,7 +183,7 @@ def test_only_what_counts_is_decoded(run):
 
 def test_stopped_in_the_middle_of_sampling_a_round_is_sampled_again_the_same(run, tmp_path):
   whole, params = run()
-  prompts = train._prompts(whole)
+  prompts = inputs.prompts(whole)
   wanted = lists(rounds.retrieve(whole, params, 0, prompts, rules.brevity))
   text = (tmp_path / "rounds" / "0" / "candidates.jsonl").read_text()
   elsewhere = tmp_path / "stopped"
@@ -193,7 +198,7 @@ def test_stopped_in_the_middle_of_sampling_a_round_is_sampled_again_the_same(run
 
 def test_a_list_of_equal_scores_is_told_and_not_learnt_from(run, tmp_path):
   here, params = run()
-  prompts = train._prompts(here)
+  prompts = inputs.prompts(here)
   first = here.tokenizer.decode(prompts[0].prompt, skip_special_tokens=True)
 
   def partial(questions, answers):

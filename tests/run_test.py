@@ -37,6 +37,16 @@ def test_a_run_says_and_writes_what_it_did(whole):
   assert list(workdir.rglob("events.out.tfevents.*"))
   assert list(workdir.rglob("*.png"))
   assert json.loads((workdir / "config.json").read_text())["loss"]["name"] == "listwise.listmle"
+  summary = json.loads((workdir / "results" / "summary.json").read_text())
+  for name in ("before", "after", "round_1"):
+    numbers = json.loads((workdir / "results" / f"{name}.json").read_text())
+    text = (workdir / "results" / f"{name}.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    for metric in ("gold/reward", "sampled/gold/accuracy", "kl", "length"):
+      assert numbers[metric] == pytest.approx(sum(x[metric] for x in lines) / len(lines))
+  assert summary["cost"]["steps"] == 12 + 2 * 6
+  assert summary["cost"]["generated_tokens"] >= 2 * 8 * 4
+  assert 0 < summary["cost"]["seconds"] < 300
   # The policy of a round's start is the round's reference.
   rows = {(row["stage"], row["step"]): row for row in writers.read(workdir)}
   for number in (0, 1):

@@ -13,7 +13,8 @@ import tiny_checkpoint
 from whole_runs import make_pairs
 
 from larpo_jax import config as config_lib
-from larpo_jax import preemption, rounds, session, train, writers
+from larpo_jax import evaluation, inputs, preemption, rounds, session, train, writers
+from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.models import huggingface
 from larpo_jax.types import LogProbs
 from larpo_jax.worlds import arithmetic
@@ -70,9 +71,9 @@ def test_before_is_the_start_and_after_and_export_are_what_was_learnt(
 
   def evaluate(session, start, params):
     asked.append((start, params))
-    return {"x": first(params)}
+    return Evaluation({"x": first(params)}, [])
 
-  monkeypatch.setattr(train, "_evaluate", evaluate)
+  monkeypatch.setattr(evaluation, "evaluate", evaluate)
   monkeypatch.setattr(train, "_align", lambda session, params, evaluate: moved(params))
   monkeypatch.setattr(rounds, "learn", lambda session, params, *a, **how: moved(params))
   found = train._stages(here, params)
@@ -91,7 +92,8 @@ def test_before_is_the_start_and_after_and_export_are_what_was_learnt(
 
 def test_results_are_kept_and_the_rows_of_the_rounds_end_with_them(quick, monkeypatch):
   here, params = quick
-  monkeypatch.setattr(train, "_evaluate", lambda session, start, params: {"x": 3.0})
+  found = Evaluation({"x": 3.0}, [])
+  monkeypatch.setattr(evaluation, "evaluate", lambda session, start, params: found)
   monkeypatch.setattr(rounds, "learn", lambda session, params, *a, **how: params)
   train._stages(here, params)
   kept = {path.stem for path in (here.workdir / "results").glob("*.json")}
@@ -115,12 +117,14 @@ def test_the_test_split_is_ranked_by_its_labels(side, pairs, monkeypatch):
   here = dataclasses.replace(here, score=score)
   monkeypatch.setattr(type(here), "whole", lambda self, params: params)
   start, policy = {"side": jnp.zeros(())}, {"side": jnp.asarray(side)}
-  found = train._ranked(here, start, policy)
+  found, lines = evaluation.ranked(here, start, policy)
+  assert found["accuracy"] == pytest.approx(np.mean([line["accuracy"] for line in lines]))
+  assert sorted(line["row"] for line in lines) == [*range(PAIRS)]
   right = 1 - 1 / PAIRS if side > 0 else 1 / PAIRS
   assert found["accuracy"] == pytest.approx(right)
   assert found["kendall_tau"] == pytest.approx(2 * right - 1)
   # The start against itself is chance, exactly.
-  chance = train._ranked(here, policy, policy)
+  chance = evaluation.ranked(here, policy, policy).numbers
   assert chance["accuracy"] == 0.5
   assert chance["mean_logp/accuracy"] == pytest.approx(right)
 
@@ -128,9 +132,9 @@ def test_the_test_split_is_ranked_by_its_labels(side, pairs, monkeypatch):
 def test_the_world_asks_its_own_unseen_problems_and_judges_the_answers(quick, monkeypatch):
   here, params = quick
   texts = lambda data: {tuple(data[i].prompt.tolist()) for i in range(len(data))}  # noqa: E731
-  asked = train._problems(here, "test", 8, split="test")
-  assert not texts(asked) & texts(train._problems(here, "shown", 64, split="train"))
-  found = train._written(here, params, params)
+  asked = inputs.problems(here, "test", 8, split="test")
+  assert not texts(asked) & texts(inputs.problems(here, "shown", 64, split="train"))
+  found = evaluation.written(here, params, params).numbers
   assert found["kl"] == pytest.approx(0.0, abs=1e-4)
   judged = {f"{of}gold/{name}" for of in ("", "sampled/") for name in ("reward", "accuracy")}
   assert set(found) == judged | {"length", "finished", "kl", "kl_stderr"}
@@ -145,5 +149,5 @@ def test_the_world_asks_its_own_unseen_problems_and_judges_the_answers(quick, mo
     return [[arithmetic.solution(arithmetic.parse(text))] for text in questions]
 
   monkeypatch.setattr(type(here), "decode", solved)
-  found = train._written(here, params, params)
+  found = evaluation.written(here, params, params).numbers
   assert found["gold/reward"] == found["gold/accuracy"] == 1.0

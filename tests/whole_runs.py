@@ -104,4 +104,5 @@ def digest(workdir):
   keep = lambda row: {k: v for k, v in row.items() if not k.startswith(TIMINGS)}  # noqa: E731
   found["metrics"] = sorted(json.dumps(keep(row), sort_keys=True) for row in rows)
   found["summary"] = json.loads((workdir / "results" / "summary.json").read_text())
+  del found["summary"]["cost"]
   return found

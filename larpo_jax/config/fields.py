@@ -116,6 +116,7 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "supervised.epochs": Field(1.0, above=0),
   "supervised.batch_size": Field(32, low=1),
   "supervised.learning_rate": Field(1e-3, above=0),
+  "supervised.shared": Field(False),
   "rounds": Node(),
   "rounds.count": Field(1, low=1, required=True),
   "rounds.prompts": Field(1, low=1, required=True),

@@ -20,6 +20,13 @@ class Prompts(NamedTuple):
   mask: np.ndarray  # bool [B, 1, P]
 
 
+class Evaluation(NamedTuple):
+  """What an evaluation found: numbers, and the lines that they are means of, one a test prompt."""
+
+  numbers: dict[str, float]
+  lines: list[dict[str, Any]]
+
+
 def generation(
   sample: Callable[..., sampling.Samples],
   score: Callable[[Any, Batch], LogProbs],
@@ -30,30 +37,55 @@ def generation(
   decode: Callable[[np.ndarray, np.ndarray], list[list[str]]],
   judges: Mapping[str, Reward],
   key: jax.Array,
-) -> dict[str, float]:
+) -> Evaluation:
   """Greedy and sampled answers as each judge sees them, their length, and the KL to the start.
 
   sample(params, ids, mask, key, temperature=, candidates=) draws, score(params, batch) gives
-  log-probs, decode the texts of ids and mask [B, K, R]. A judge's name is its mean over greedy
-  answers, one a prompt; sampled/NAME that over samples at temperature 1, whose mean is what the
-  rounds raise. length is in tokens, of greedy answers. kl is a Monte-Carlo estimate in nats a
-  response: the mean of log policy - log start over one sample a prompt; kl_stderr its standard
-  error. finished is the share of greedy answers that end before the limit.
+  log-probs, decode the texts of ids and mask [B, K, R]. A judge's name is its verdict on the greedy
+  answer; sampled/NAME that on a sample at temperature 1, whose mean is what the rounds raise.
+  length is in tokens, of greedy answers. kl is a Monte-Carlo estimate in nats a response:
+  log policy - log start of one sample a prompt; kl_stderr the standard error of its mean. finished
+  is whether a greedy answer ends before the limit. A line holds these of a prompt, and its answers
+  as "responses", the sampled one with its log-probs.
   """
   greedy = sample(params, prompts.ids, prompts.mask, key, temperature=0.0, candidates=1)
   drawn = sample(params, prompts.ids, prompts.mask, key, temperature=1.0, candidates=1)
-  result: dict[str, float] = {}
-  for prefix, samples in (("", greedy), ("sampled/", drawn)):
-    answers = decode(np.asarray(samples.response), np.asarray(samples.mask))
-    for name, judge in judges.items():
-      result[prefix + name] = float(np.mean(judge(prompts.texts, answers)))
-  result["length"] = float(np.mean(np.sum(np.asarray(greedy.mask), axis=-1)))
-  result["finished"] = float(np.mean(np.asarray(greedy.finished)))
   before = score(start, as_batch(prompts.ids, prompts.mask, drawn)).sequence
-  ratio = np.sum(np.asarray(drawn.logprob), axis=-1) - np.asarray(before)  # [B, 1]
-  result["kl"] = float(np.mean(ratio))
-  result["kl_stderr"] = float(np.std(ratio) / np.sqrt(ratio.size))
-  return result
+  logprob = np.sum(np.asarray(drawn.logprob), axis=-1)  # [B, 1]
+  columns: dict[str, Any] = {}
+  answers = {}
+  for kind, prefix, samples in (("greedy", "", greedy), ("sampled", "sampled/", drawn)):
+    texts = decode(np.asarray(samples.response), np.asarray(samples.mask))
+    verdicts = {name: judge(prompts.texts, texts) for name, judge in judges.items()}
+    columns |= {prefix + name: verdict for name, verdict in verdicts.items()}
+    answers[kind] = {"text": [text for (text,) in texts], **verdicts}
+  answers["sampled"] |= {"logprob": logprob, "start_logprob": before}
+  columns["length"] = np.sum(np.asarray(greedy.mask), axis=-1)
+  columns["finished"] = greedy.finished
+  columns["kl"] = logprob - np.asarray(before)
+  lines = _lines(prompts.texts, columns, answers)
+  numbers = {name: float(np.mean([line[name] for line in lines])) for name in columns}
+  numbers["kl_stderr"] = float(np.std(columns["kl"]) / np.sqrt(len(lines)))
+  return Evaluation(numbers, lines)
+
+
+def _lines(
+  prompts: Sequence[str],
+  columns: Mapping[str, Any],
+  answers: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+  """A line a prompt of columns [B, 1], and of answers of each kind with theirs."""
+  plain = lambda column, b: float(np.ravel(column)[b])  # noqa: E731
+  lines = []
+  for b, prompt in enumerate(prompts):
+    numbers = {name: plain(column, b) for name, column in columns.items()}
+    responses = [
+      {"kind": kind, "text": answer["text"][b]}
+      | {name: plain(column, b) for name, column in answer.items() if name != "text"}
+      for kind, answer in answers.items()
+    ]
+    lines.append({"set": "written", "row": b, "prompt": prompt, **numbers, "responses": responses})
+  return lines
 
 
 def as_batch(ids: Array, mask: Array, samples: sampling.Samples) -> Batch:
@@ -71,13 +103,22 @@ def as_batch(ids: Array, mask: Array, samples: sampling.Samples) -> Batch:
   )
 
 
-def mean_by_weight(
-  rows: Sequence[Mapping[str, Array]], weights: Sequence[Array]
-) -> dict[str, float]:
-  """The mean of each metric over all batches: sums of [B] by weight [B], divided once."""
-  total = max(float(sum(np.sum(w) for w in weights)), 1e-9)
-  names = rows[0] if rows else {}
+def ranked(metrics: Mapping[str, Array], rows: Array, weight: Array) -> list[dict[str, Any]]:
+  """A line a list that counts: its metrics [B], its row number and its weight."""
+  there = np.flatnonzero(np.asarray(weight) > 0)
+  return [
+    {"set": "ranked", "row": int(rows[b]), "weight": float(weight[b])}
+    | {name: float(value[b]) for name, value in metrics.items()}
+    for b in there
+  ]
+
+
+def weighted_means(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """The mean over lines of each of their metrics, by weight, divided once; {} without a line."""
+  if not lines:
+    return {}
+  weight = np.asarray([line["weight"] for line in lines])
+  names = [name for name in lines[0] if name not in ("set", "row", "weight")]
   return {
-    name: float(sum(np.sum(np.asarray(r[name]) * w) for r, w in zip(rows, weights)) / total)
-    for name in names
+    name: float(np.sum(weight * [line[name] for line in lines]) / np.sum(weight)) for name in names
   }

@@ -1,0 +1,73 @@
+"""Every number that a run can say of a policy, before, between and after its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+
+from larpo_jax import inputs, stage, worlds
+from larpo_jax.data import batching
+from larpo_jax.evaluators import generation, preference
+from larpo_jax.evaluators.generation import Evaluation
+from larpo_jax.session import Session
+from larpo_jax.types import Array, Batch, LogProbs, Metrics
+
+
+def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
+  """What the config's world and test split say of a policy that came from start."""
+  config = session.config
+  found = Evaluation({}, [])
+  if config.world is not None:
+    found = written(session, start, params)
+  if config.data.test.path:
+    more = ranked(session, start, params)
+    found = Evaluation(found.numbers | more.numbers, found.lines + more.lines)
+  return found
+
+
+def written(session: Session, start: Any, params: Any) -> Evaluation:
+  """What the policy writes to unseen problems of the world."""
+  world = worlds.find(session.config.world["name"])
+  data = inputs.problems(session, "test", session.config.evaluate.rows, split="test")
+  size, config = len(data), session.config
+  limit = config.rounds.max_tokens if config.rounds is not None else config.data.max_response
+  asked = next(batching.prompt_batches(data, batch_size=size, shuffle=False, shapes=1))
+  texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
+  draw = functools.partial(session.sample, max_tokens=limit, eos=data.end, pad=data.pad)
+  return generation.generation(
+    lambda *asked, **how: stage.gathered(draw(*asked, **how)),
+    lambda params, batch: stage.gathered(session.score(session.whole(params), batch)),
+    params,
+    start,
+    generation.Prompts(texts, asked.prompt, asked.prompt_mask),
+    decode=session.decode,
+    judges={"gold/reward": world.gold, "gold/accuracy": world.accuracy},
+    key=session.key(3),
+  )
+
+
+def ranked(session: Session, start: Any, params: Any) -> Evaluation:
+  """How the policy ranks the labelled responses of the test split."""
+  config = session.config
+  data = inputs.read(session, "test")
+  attach = stage.cache_reference(session, start, data)
+  feed = dict(batch_size=config.data.batch_size, shuffle=False, epochs=1, **session.layout)
+  lines = []
+  for batch in batching.batches(data, shard=stage.shard(), attach=attach, **feed):
+    session.poll()
+    placed = session.put(batch)
+    policy = session.score(session.whole(params), placed)
+    # The start is its own reference: exactly, not but for what rounding makes of the cache.
+    reference = policy.token if params is start else placed.reference
+    metrics = stage.gathered(_rank(policy, reference, placed))
+    row, weight = stage.gathered((placed.row, placed.weight))
+    lines += generation.ranked(metrics, row, weight * metrics.pop("ordered"))
+  return Evaluation(generation.weighted_means(lines), lines)
+
+
+@jax.jit
+def _rank(policy: LogProbs, reference: Array, batch: Batch) -> Metrics:
+  return preference.ranking(policy, dataclasses.replace(policy, token=reference), batch)
