@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import functools
 import math
@@ -20,10 +21,12 @@ from larpo_jax import (
   sampling,
   sharding,
   train_step,
+  vectorised,
   worlds,
   writers,
 )
 from larpo_jax.data import tokenizer as tokenizers
+from larpo_jax.lanes import Lanes
 from larpo_jax.models import config as config_lib
 from larpo_jax.models import huggingface, lora, transformer
 from larpo_jax.types import Batch, Scorer
@@ -44,10 +47,16 @@ class Session:
   score: Callable[..., Any]  # jitted (params, batch) -> LogProbs
   writer: writers.Writer
   guard: preemption.Guard
+  lanes: Lanes | None = None  # where several runs share this process
+  lane: int = 0  # which of them this is
 
   def put(self, batch: Batch) -> Batch:
     """Global arrays from this process's rows."""
     return sharding.put(batch, self.mesh)
+
+  def away(self) -> contextlib.AbstractContextManager[None]:
+    """Around whatever waits for another run, so that this one's lane does not keep the others."""
+    return contextlib.nullcontext() if self.lanes is None else self.lanes.away()
 
   @property
   def layout(self) -> dict[str, Any]:
@@ -71,7 +80,8 @@ class Session:
 
   def sample(self, params: Any, ids: Any, mask: Any, key: jax.Array, **how: Any) -> Any:
     """K responses a prompt, on the mesh; see `sampling.sample`."""
-    with jax.set_mesh(self.mesh):
+    alone = contextlib.nullcontext() if self.lanes is None else self.lanes.alone
+    with alone, jax.set_mesh(self.mesh):
       return sampling.sample(self.model, self.whole(params), ids, mask, key, **how)
 
   def decode(self, response: Any, mask: Any) -> list[list[str]]:
@@ -81,7 +91,12 @@ class Session:
 
 
 def start(
-  config: Any, workdir: pathlib.Path, writer: writers.Writer, guard: preemption.Guard
+  config: Any,
+  workdir: pathlib.Path,
+  writer: writers.Writer,
+  guard: preemption.Guard,
+  lanes: Lanes | None = None,
+  lane: int = 0,
 ) -> tuple[Session, Any]:
   """The session, and the parameters that its first stage trains."""
   mesh = sharding.make_mesh(config.mesh)
@@ -112,10 +127,10 @@ def start(
     )
   scorer = lookup.resolve(config.scorer, "larpo_jax.scorers")
   score = train_step.make_score_step(model=model, scorer=scorer, mesh=mesh)
-  session = Session(
-    config, workdir, mesh, model, architecture, tokenizer, frozen, scorer, score, writer, guard
-  )
-  return session, params
+  if lanes is not None:
+    score = vectorised.score(lanes, lanes.once("score", lambda: score))
+  parts = (config, workdir, mesh, model, architecture, tokenizer, frozen, scorer, score)
+  return Session(*parts, writer, guard, lanes, lane), params
 
 
 def model_options(config: Any) -> dict[str, Any]:

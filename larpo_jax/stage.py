@@ -17,11 +17,13 @@ import numpy as np
 from larpo_jax import (
   checkpoints,
   hardware,
+  lanes,
   loop,
   objective,
   optimizers,
   sharding,
   train_step,
+  vectorised,
   workdir,
 )
 from larpo_jax.data import batching, dataset, reference
@@ -57,22 +59,24 @@ def train(
   kernels, about = objective.resolve(loss), _announced(name, loss)
   chain, rate = optimizers.build(optimizer, steps, params)
   state, placed = _initial(session, params, chain, kernels)
-  store = checkpoints.Store(session.workdir / "checkpoints" / name, keep=config.checkpoint.keep)
+  store: Any = checkpoints.Store(
+    session.workdir / "checkpoints" / name, keep=config.checkpoint.keep
+  )
+  if session.lanes is not None:
+    store = lanes.Turns(store, session.lanes.alone)
   try:
     if (store.steps() or [-1])[-1] >= steps:
       restored = store.restore(state)
       if restored is not None and restored.step >= steps:
         return restored.state.params
     batches, live = _feed(session, params, data, kernels, batch_size)
-    step = train_step.make_train_step(
-      model=session.model,
-      scorer=session.scorer,
-      loss=kernels,
-      optimizer=chain,
-      mesh=session.mesh,
-      shardings=placed,
-      accumulation=config.accumulation,
-    )
+    parts = dict(model=session.model, scorer=session.scorer, mesh=session.mesh)
+    parts["accumulation"] = config.accumulation
+    if session.lanes is not None:
+      specs = dict(loss=loss, optimizer=optimizer, steps=steps)
+      step = vectorised.step(session.lanes, (name, steps), **specs, **parts)
+    else:
+      step = train_step.make_train_step(loss=kernels, optimizer=chain, shardings=placed, **parts)
     return loop.fit(
       name,
       state,
@@ -105,10 +109,12 @@ def _feed(
   """The batches of a stage, and the weights of the reference where cached log-probs will not do."""
   config = session.config
   reads = objective.needs_reference(kernels)
-  attach = cache_reference(session, params, data) if reads and config.reference.cache else None
+  # In lanes the weights: runs that start alike would wait for each other's pass over the data.
+  cached = reads and config.reference.cache and session.lanes is None
+  attach = cache_reference(session, params, data) if cached else None
   feed = dict(batch_size=batch_size, seed=config.seed, attach=attach, **session.layout)
   start = functools.partial(batching.batches, data, shard=shard(), **feed)
-  if reads:
+  if reads and session.lane == 0:  # the runs of other lanes are like the first one
     _preflight(session, params, session.put(next(start())), kernels)
   live = reads and (attach is None or objective.asks(kernels, "kl"))
   return start(), params if live else None

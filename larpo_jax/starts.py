@@ -85,5 +85,6 @@ def _turn(session: session_lib.Session, directory: pathlib.Path) -> Iterator[Non
           print("supervised: another run is at the same stage; waiting for it", flush=True)
         waited = True
         session.poll()
-        time.sleep(WAIT)
+        with session.away():
+          time.sleep(WAIT)
     yield

@@ -25,6 +25,7 @@ from larpo_jax import (
 )
 from larpo_jax import session as session_lib
 from larpo_jax import workdir as workdir_lib
+from larpo_jax.lanes import Lanes
 from larpo_jax.models import huggingface, lora
 from larpo_jax.session import Session
 
@@ -52,7 +53,15 @@ def run(config: Any, workdir: str) -> None:
   Raises ValueError, OSError or RuntimeError that say what to change, and Preempted when a signal
   asked the run to stop and everything is saved.
   """
-  with workdir_lib.claim(workdir) as directory, preemption.Guard() as guard:
+  with preemption.Guard() as guard:
+    run_guarded(config, workdir, guard)
+
+
+def run_guarded(
+  config: Any, workdir: str, guard: preemption.Guard, lanes: Lanes | None = None, lane: int = 0
+) -> None:
+  """`run` under a guard that is there already, in a lane where several runs share the process."""
+  with workdir_lib.claim(workdir) as directory:
     workdir_lib.record_run(directory, config)
     done = directory / "results" / "summary.json"
     if done.exists():
@@ -63,7 +72,7 @@ def run(config: Any, workdir: str) -> None:
     writer = writers.Writer(directory)
     try:
       with cost.timed(directory):
-        session, params = session_lib.start(config, directory, writer, guard)
+        session, params = session_lib.start(config, directory, writer, guard, lanes, lane)
         summary = _stages(session, params)
     finally:
       writer.close()

@@ -155,26 +155,32 @@ def update(
 
 
 def make_train_step(
+  *, mesh: jax.sharding.Mesh, shardings: Any = None, **parts: Any
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """`make_step` of the same parts, jitted on a mesh; the old state is donated.
+
+  shardings is the state's tree of shardings (default: as the first state's arrays lie on the mesh).
+  step.lower(...) is what jax.jit's is.
+  """
+  return _on_mesh(make_step(**parts), mesh, shardings)
+
+
+def make_step(
   *,
   model: Any,
   scorer: Scorer,
   loss: Loss,
   optimizer: optax.GradientTransformation,
-  mesh: jax.sharding.Mesh,
-  shardings: Any = None,
   accumulation: int = 1,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """step(state, reference, batch, frozen=None) -> (state, metrics); the old state is donated.
+  """step(state, reference, batch, frozen=None) -> (state, metrics), a pure function.
 
   reference is what state.params were at the reference, or None where it is cached in the batch or
   not read. frozen are the parameters that are not trained, such as those under adapters.
-
-  shardings is the state's tree of shardings (default: as the first state's arrays lie on the mesh).
   accumulation is how many micro-batches a batch is cut into; it changes memory, and nothing else.
   A step whose loss or gradient is not finite leaves parameters, optimiser state and statistics as
-  they were and counts as skipped. step.lower(...) is what jax.jit's is. Raises ValueError when
-  accumulation does not divide the batch, when the loss carries statistics and the state has none,
-  and what `objective.evaluate` raises.
+  they were and counts as skipped. Raises ValueError when accumulation does not divide the batch,
+  when the loss carries statistics and the state has none, and what `objective.evaluate` raises.
   """
   carries = any(objectives.initial(loss))
 
@@ -203,7 +209,7 @@ def make_train_step(
       "num_tokens": jnp.sum(counted.astype(jnp.float32)),
     }
 
-  return _on_mesh(step, mesh, shardings)
+  return step
 
 
 def _on_mesh(step: Callable[..., Any], mesh: jax.sharding.Mesh, shardings: Any) -> Any:

@@ -15,7 +15,7 @@ FLOORS = [
   | {"hardware", "processes", "compiler"},
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
   | {"objective"},
-  {"train_step", "micro_batches", "evaluators", "sampling", "estimate"},
+  {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
   {"train", "session", "stage", "loop", "rounds", "curves"}
   | {"inputs", "evaluation", "starts", "cost"},
   {"main", "inspect", "plan", "explain", "sweep", "report"},

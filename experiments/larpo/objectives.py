@@ -1,0 +1,54 @@
+r"""LarPO's four objectives at equal K: which one, how far from the start.
+
+    python -m larpo_jax.sweep --config experiments/larpo/objectives.py:cpu --workdir runs/objectives --seeds 5
+    python -m larpo_jax.report runs/objectives
+
+LarPO (https://arxiv.org/abs/2502.03699), Table 3, finds pairwise < contrastive < ListMLE and
+LambdaRank; but there the pair has two samples a prompt and the others four, one seed, one beta.
+"""
+
+from experiments import common
+
+OBJECTIVES = ("pairwise.dpo", "listwise.contrastive", "listwise.lambdarank", "listwise.listmle")
+
+
+def get_config(arg=""):
+  """The page; `:cpu` for two cores, `:smoke` for seconds."""
+  config = common.base()
+  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.15)
+  config.reward = dict(name="worlds.arithmetic")
+  config.model.shape = dict(
+    model_type="llama",
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    tie_word_embeddings=True,
+    initializer_range=0.05,
+  )
+  config.data.max_prompt = 16
+  config.data.max_response = 48
+  config.data.shapes = config.data.rooms = 1
+
+  config.optimizer.schedule = "cosine"
+  config.optimizer.b2 = 0.98
+  config.supervised = dict(examples=64_000, steps=2000, batch_size=32, learning_rate=3e-3)
+  config.supervised.shared = True
+
+  config.loss = dict(name="listwise.listmle", beta=0.1)
+  config.rounds = dict(count=2, prompts=512, candidates=8, temperature=1.0, max_tokens=40)
+  config.rounds.update(batch_size=64, memory="none", steps_per_round=12)
+  config.data.batch_size = 32
+  config.optimizer.learning_rate = 1.5e-4
+  config.evaluate.rows = 512
+  config.log_every = 1
+  config.export = False
+  return common.smoke(config) if arg == "smoke" else config
+
+
+def sweep():
+  """Every objective at four strengths of the reference: a frontier each."""
+  for name in OBJECTIVES:
+    for beta in (0.03, 0.1, 0.3, 1.0):
+      yield {"loss": dict(name=name, beta=beta)}
