@@ -128,7 +128,7 @@ def run(command: Sequence[str], log: str, folder: str) -> int:
   """What each task of a job does: the command, and then the job's exit code or its return.
 
   submitit calls it on a node, and lets SIGTERM pass, which the command hears as well. A job that
-  has saved goes back to the queue, unless the launcher has forbidden it.
+  has saved goes back to the queue, unless it was cancelled.
   """
   job, task = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_PROCID", "0")
   noted = _code(pathlib.Path(folder), job)
@@ -145,7 +145,9 @@ def run(command: Sequence[str], log: str, folder: str) -> int:
     temporary = noted.with_suffix(".tmp")
     temporary.write_text(str(code))
     os.replace(temporary, noted)
-    if code == SAVED:
+    # One that Slurm requeues, or a user cancels, is completing by now.
+    state = _said("squeue", "--noheader", "--format=%T", f"--jobs={job}").stdout.strip()
+    if code == SAVED and state == "RUNNING":
       _said("scontrol", "requeue", job)
   sys.exit(code)
 
