@@ -28,7 +28,7 @@ class Scripted:
     self.slots, self.after, self.submitted, self.cancelled = slots, after, [], []
     self.running = {}
 
-  def free(self):
+  def free(self, config):
     return len(self.running) < self.slots
 
   def submit(self, command, config, log):
@@ -157,13 +157,19 @@ def test_gpus_are_dealt_out_by_mesh():
   jobs = [launcher.submit(sleep, config, log) for config in (one, two, one)]
   try:
     assert [job.devices for job in jobs] == [("3",), ("5", "7"), ("9",)]
-    assert launcher.free()
     assert all(os.getpgid(job.process.pid) != os.getpgid(0) for job in jobs)
+    assert not launcher.free(one)
+    jobs[0].process.kill()
+    jobs[0].process.wait()
+    assert launcher.free(one)
+    assert not launcher.free(two), "one idle device is not two"
     with pytest.raises(ValueError, match="8 devices"):
       launcher.submit(sleep, {"mesh": dict(data=8)}, log)
   finally:
     for job in jobs:
       job.process.kill()
+      job.process.wait()
+  assert launcher.free(two)
   assert local.gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
   assert local.by_cores_and_memory() >= 1
 

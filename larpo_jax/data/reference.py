@@ -2,12 +2,14 @@
 
 They are kept per token under (weights, token ids, precision) and nothing else, so another learning
 rate, loss, order, subset or truncation reuses whatever is the same. Each response carries its own
-checksum: what does not match is computed again. Any number of processes may write at once.
+checksum: what does not match is computed again. Any number of processes may write at once; those
+that start together on the same data wait for the first instead of scoring it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -20,11 +22,14 @@ import zlib
 
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from larpo_jax.data import once
+from larpo_jax.data.fingerprint import weights_digest
 from larpo_jax.types import Batch, LogProbs
+
+__all__ = ["Cache", "attach", "digests", "fill", "weights_digest"]
 
 MAGIC = b"LARPOREF"
 ENTRY = np.dtype([("digest", "S32"), ("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])
@@ -37,8 +42,8 @@ class Cache:
   def __init__(self, directory: str | os.PathLike, weights: str, precision: str):
     """Opens, or begins, the cache of `weights_digest(params)` in, for instance, "float32"."""
     self._key = f"{weights}/{precision}/".encode()
-    self._directory = pathlib.Path(directory) / f"{weights[:16]}-{precision}"
-    self._directory.mkdir(parents=True, exist_ok=True)
+    self.directory = pathlib.Path(directory) / f"{weights[:16]}-{precision}"
+    self.directory.mkdir(parents=True, exist_ok=True)
     self._files: dict[str, int] = {}  # name -> number
     self._values: list[np.ndarray] = []  # of each file, memory-mapped
     self._index = np.zeros(0, ENTRY)  # of all files, sorted by digest
@@ -47,10 +52,10 @@ class Cache:
     self._written = time.monotonic()
     self.refresh()
 
-  def refresh(self) -> None:
-    """Notes what other processes have written since."""
+  def refresh(self) -> int:
+    """Notes what other processes have written since; returns how many files there are."""
     indices, files = [self._index], [self._file_of]
-    for path in sorted(self._directory.glob("*.ref")):
+    for path in sorted(self.directory.glob("*.ref")):
       if path.name in self._files:
         continue
       index, values = _read(path)
@@ -61,6 +66,7 @@ class Cache:
     index, file_of = np.concatenate(indices), np.concatenate(files)
     order = np.argsort(index["digest"], kind="stable")
     self._index, self._file_of = index[order], file_of[order]
+    return len(self._files)
 
   def get(self, digests: Sequence[bytes]) -> list[np.ndarray | None]:
     """The log-probs of each response, float32 [tokens]; None where there are no sound ones."""
@@ -88,13 +94,13 @@ class Cache:
     index["offset"] = np.cumsum(index["length"]) - index["length"]
     index["crc"] = [self._checksum(*item) for item in self._pending.items()]
     name = f"{uuid.uuid4().hex}.ref"
-    unfinished = self._directory / f"{name}.{os.getpid()}.tmp"
+    unfinished = self.directory / f"{name}.{os.getpid()}.tmp"
     with open(unfinished, "wb") as file:
       file.write(MAGIC + np.uint64(len(index)).tobytes() + index.tobytes())
       file.write(np.concatenate(values).tobytes())
       file.flush()
       os.fsync(file.fileno())
-    os.replace(unfinished, self._directory / name)
+    os.replace(unfinished, self.directory / name)
     self._pending.clear()
     self._written = time.monotonic()
     self.refresh()
@@ -129,12 +135,19 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fill(
-  batches: Iterable[Batch], score: Callable[[Batch], LogProbs], cache: Cache, *, total: int = 0
+  batches: Iterable[Batch],
+  score: Callable[[Batch], LogProbs],
+  cache: Cache,
+  *,
+  total: int = 0,
+  waiting: Callable[[], object] = lambda: None,
 ) -> int:
   """Scores what the cache lacks, and returns how many responses that were.
 
   batches are NumPy and hold this process's rows; score is the jitted function that training would
-  call on them. total is how many batches there are, for the progress bar. Raises ValueError when a
+  call on them. total is how many batches there are, for the progress bar. A run of one process that
+  lacks something waits while another one fills the cache with the same data, and calls waiting
+  meanwhile; one of several never waits, as its peers could not know. Raises ValueError when a
   log-prob is not finite.
   """
   cache.refresh()
@@ -142,15 +155,23 @@ def fill(
   progress = tqdm.tqdm(
     batches, "reference log-probs", total=total or None, unit="batch", disable=None
   )
-  try:
-    for batch, keys in _lacking(progress, cache):
-      wanted = keys != b""
-      cache.put(keys[wanted], _score(score, batch, wanted))
-      scored += int(wanted.sum())
-      progress.set_postfix(scored=scored)
-  finally:  # what is scored is scored, whatever stops the rest
-    cache.flush()
-  if jax.process_count() > 1:  # training gives a process rows that another one has scored
+  with contextlib.ExitStack() as held:
+
+    def begin(first: bytes) -> None:
+      path = cache.directory / f"{first.decode()}.lock"
+      held.enter_context(once.alone(path, cache.refresh, waiting))
+
+    several = jax.process_count() > 1
+    lacking = _lacked_by_any(progress, cache) if several else _lacking(progress, cache, begin)
+    try:
+      for batch, keys in lacking:
+        wanted = keys != b""
+        cache.put(keys[wanted], _score(score, batch, wanted))
+        scored += int(wanted.sum())
+        progress.set_postfix(scored=scored)
+    finally:  # what is scored is scored, whatever stops the rest
+      cache.flush()
+  if several:  # training gives a process rows that another one has scored
     multihost_utils.sync_global_devices("the reference cache is filled")
   return scored
 
@@ -198,62 +219,24 @@ def digests(batch: Batch) -> np.ndarray:
   return keys
 
 
-def weights_digest(params: Any, config: Any = None) -> str:
-  """Names weights by what they are: the same however they are sharded, 32 hexadecimal digits.
-
-  params is any tree of arrays; config, told apart by its repr, whatever else changes what the model
-  says. Each array is reduced to 64 bits where it lies, by an exact sum of mixed words.
-  """
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  sums = jax.device_get(_fingerprints([leaf for _, leaf in leaves]))
-  digest = hashlib.blake2b(repr(config).encode(), digest_size=16)
-  for (path, leaf), words in zip(leaves, sums):
-    digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-    digest.update(np.asarray(words, "<u4").tobytes())
-  return digest.hexdigest()
-
-
-@jax.jit
-def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
-  return [_fingerprint(leaf) for leaf in leaves]
-
-
-def _fingerprint(x: jax.Array) -> jax.Array:
-  """uint32 [2]: a change of one word always changes it, and the order of words matters."""
-  if x.dtype == jnp.bool_:
-    x = x.astype(jnp.uint8)
-  width = jnp.uint32 if x.dtype.itemsize >= 4 else jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-  words = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
-  place = jnp.zeros(words.shape, jnp.uint32)
-  for axis, size in enumerate(words.shape):
-    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-  lanes = (_mix(words + _mix(place ^ jnp.uint32(seed))) for seed in (0x9E3779B9, 0x7F4A7C15))
-  return jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in lanes])
-
-
-def _mix(x: jax.Array) -> jax.Array:
-  """MurmurHash3's finaliser: a permutation of 32-bit words."""
-  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-  return x ^ (x >> 16)
-
-
-def _lacking(batches: Iterable[Batch], cache: Cache) -> Iterator[tuple[Batch, np.ndarray]]:
+def _lacking(
+  batches: Iterable[Batch], cache: Cache, begin: Callable[[bytes], None]
+) -> Iterator[tuple[Batch, np.ndarray]]:
   """Batches of rows that the cache lacks, of the shapes that came in, and their digests.
 
-  Processes must score in step, so with several of them a batch is scored when any lacks a row.
+  begin is called before the first, with the digest of the data's first response.
   """
-  alone = jax.process_count() == 1
+  first, begun = b"", False
   waiting: dict[tuple, list[tuple[Batch, np.ndarray]]] = {}
   queued: set[bytes] = set()
   for batch in batches:
     keys = digests(batch)
-    flat = [key for key in keys.ravel() if key]
-    lacks = {key for key, value in zip(flat, cache.get(flat)) if value is None} - queued
-    if not alone:
-      if multihost_utils.process_allgather(np.asarray(bool(lacks))).any():
-        yield batch, keys
-      continue
+    first = first or next((key for key in keys.ravel() if key), b"")
+    lacks = _lacks(cache, keys)
+    if lacks and not begun:
+      begin(first)
+      lacks, begun = _lacks(cache, keys), True
+    lacks -= queued
     queued |= lacks
     wanted = [any(key in lacks for key in row) for row in keys]
     if all(wanted):
@@ -269,6 +252,19 @@ def _lacking(batches: Iterable[Batch], cache: Cache) -> Iterator[tuple[Batch, np
   for (shape, _), rows in waiting.items():
     if rows:
       yield _stack(rows, shape[0])
+
+
+def _lacked_by_any(batches: Iterable[Batch], cache: Cache) -> Iterator[tuple[Batch, np.ndarray]]:
+  """The same for several processes, which must score in step: whole batches, for all at once."""
+  for batch in batches:
+    keys = digests(batch)
+    if multihost_utils.process_allgather(np.asarray(bool(_lacks(cache, keys)))).any():
+      yield batch, keys
+
+
+def _lacks(cache: Cache, keys: np.ndarray) -> set[bytes]:
+  flat = [key for key in keys.ravel() if key]
+  return {key for key, value in zip(flat, cache.get(flat)) if value is None}
 
 
 def _score(

@@ -7,6 +7,30 @@ seeds in a directory named by what varies. Overrides, --config.KEY=VALUE, are fo
 Finished points are skipped, half-done ones go on from their checkpoints, failed ones are tried
 again `--retries` times. Ctrl-C or SIGTERM stops the jobs, which save; the same command goes on.
 Several launchers may work on one directory. Exit codes: 0 all done, 1 some failed, 75 stopped.
+
+`--launcher` says where the runs go, `--jobs` how many at a time, `--resources` what each asks for.
+
+Processes on this machine, each with GPUs of its own:
+
+    python -m larpo_jax.sweep --config FILE --workdir DIR --launcher local --jobs 4
+
+Jobs of Slurm, whose sbatch knows the resources; `pip install 'larpo_jax[launch]'`. Preempted ones,
+and those out of time, save and go back to the queue. A launcher that is killed leaves the jobs: the
+same command finds them in the queue. More than one task is one run of as many processes:
+
+    python -m larpo_jax.sweep --config FILE --workdir DIR --launcher slurm \
+      --resources partition=gpu,time=4:00:00,gpus-per-node=8,ntasks-per-node=8,mem=200G
+
+Ray, on the cluster of RAY_ADDRESS or one started here; `pip install 'larpo_jax[ray]'`. By default a
+job has as many GPUs as its mesh devices, where the cluster has any:
+
+    python -m larpo_jax.sweep --config FILE --workdir DIR --launcher ray \
+      --resources num_cpus=4,num_gpus=1,memory=16e9
+
+Kubernetes: DIR/jobset.yaml for `kubectl apply`, a JobSet of TPU pods a run. Nothing is launched:
+
+    python -m larpo_jax.sweep --config FILE --workdir DIR --launcher jobset \
+      --resources image=IMAGE,claim=VOLUME,accelerator=tpu-v5-lite-podslice,topology=4x4
 """
 
 from __future__ import annotations
@@ -23,15 +47,21 @@ from rich.table import Table
 
 from larpo_jax import config as configs
 from larpo_jax import preemption, workdir
-from larpo_jax.sweep import launch, points, view
-from larpo_jax.sweep.local import Local
+from larpo_jax.sweep import jobset, launch, points, view
+from larpo_jax.sweep.local import Launcher, Local
+from larpo_jax.sweep.ray import Ray
+from larpo_jax.sweep.slurm import Slurm
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py[:ARGUMENT]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where all points go; the same one again goes on.")
 _SWEEP = flags.DEFINE_string("sweep", "", "sweep_NAME() of the file instead of sweep().")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each point, from config.seed on.", lower_bound=1)
 _ONLY = flags.DEFINE_list("only", [], "Numbers of points; all by default.")
-_JOBS = flags.DEFINE_integer("jobs", 0, "Processes at a time; 0: as many as the machine takes.")
+_LAUNCHER = flags.DEFINE_enum(
+  "launcher", "local", ["local", "slurm", "ray", "jobset"], "Where the runs go."
+)
+_RESOURCES = flags.DEFINE_list("resources", [], "KEY=VALUE: what each run asks the launcher for.")
+_JOBS = flags.DEFINE_integer("jobs", 0, "Jobs at a time; 0: as many as the launcher takes.")
 _RETRIES = flags.DEFINE_integer("retries", 1, "How often a failed point is tried again.")
 _METRIC = flags.DEFINE_string(
   "metric", "", "What the best is told by; '': gold/reward or accuracy."
@@ -64,9 +94,14 @@ def main(argv: list[str]) -> int:
 
 
 def _launched(found: list[points.Point], directory: pathlib.Path, console: Console) -> int:
+  resources = dict(_pair(text) for text in _RESOURCES.value)
   directory.mkdir(parents=True, exist_ok=True)
   workdir.write_json(directory / "sweep.json", list(points.index(found)))
-  launcher = Local(_JOBS.value)
+  if _LAUNCHER.value == "jobset":
+    path = jobset.write(found, directory, resources, _RETRIES.value)
+    console.print(f"nothing is launched; that does: kubectl apply -f {path}", soft_wrap=True)
+    return 0
+  launcher = _launcher(directory, resources)
   with preemption.Guard() as guard:
     signal.signal(signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     shown = view.View(directory, launcher.slots, _METRIC.value, console)
@@ -80,6 +115,21 @@ def _launched(found: list[points.Point], directory: pathlib.Path, console: Conso
     console.print(f"all {len(statuses)} runs are done: {directory}", soft_wrap=True)
     return 0
   return 1 if "failed" in states else preemption.REQUEUE
+
+
+def _launcher(directory: pathlib.Path, resources: dict[str, str]) -> Launcher:
+  if _LAUNCHER.value == "slurm":
+    return Slurm(directory, resources, _JOBS.value)
+  if _LAUNCHER.value == "ray":
+    return Ray(resources, _JOBS.value)
+  if resources:
+    raise ValueError("the local launcher takes no --resources; it takes --jobs")
+  return Local(_JOBS.value)
+
+
+def _pair(text: str) -> tuple[str, str]:
+  key, _, value = text.partition("=")
+  return key, value
 
 
 if __name__ == "__main__":

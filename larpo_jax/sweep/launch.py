@@ -55,7 +55,7 @@ def launch(
   statuses whenever they were looked at.
   """
   for point in points:
-    points_lib.written(point.config, _config(directory, point))
+    points_lib.written(point.config, config_path(directory, point))
   statuses = [Status(point) for point in points]
   while True:
     stopping = guard is not None and guard.poll(0)
@@ -117,15 +117,17 @@ def _look(
 
 
 def _submit(status: Status, directory: pathlib.Path, launcher: Launcher) -> None:
-  if time.monotonic() < status.due or not launcher.free():
+  if time.monotonic() < status.due or not launcher.free(status.point.config):
     return
-  workdir = directory / status.point.name
+  workdir = directory.absolute() / status.point.name
   workdir.mkdir(parents=True, exist_ok=True)
   command = [sys.executable, "-m", "larpo_jax.main"]
-  command += [f"--config={RESOLVED}:{_config(directory, status.point)}", f"--workdir={workdir}"]
+  command += [f"--config={RESOLVED}:{config_path(directory, status.point)}"]
+  command += [f"--workdir={workdir}"]
   status.job = launcher.submit(command, status.point.config, workdir / LOG)
   status.state, status.began = "running", time.monotonic()
 
 
-def _config(directory: pathlib.Path, point: Point) -> pathlib.Path:
+def config_path(directory: pathlib.Path, point: Point) -> pathlib.Path:
+  """Where a point's config is written down."""
   return directory.absolute() / "configs" / f"{point.name}.json"

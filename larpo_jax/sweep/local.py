@@ -9,15 +9,22 @@ import pathlib
 import subprocess
 from typing import Any, NamedTuple, Protocol
 
+import psutil
+
 CORES, MEMORY = 2, 2 * 2**30  # of a CPU, what a job gets where nothing is said
+SAVED = (
+  os.EX_TEMPFAIL
+)  # a run's exit code when a signal stopped it: preemption.REQUEUE, without jax
 GPUS = pathlib.Path("/proc/driver/nvidia/gpus")
 
 
 class Launcher(Protocol):
   """Where the jobs of a sweep run; a job is whatever `submit` gives."""
 
-  def free(self) -> bool:
-    """Whether another job may be submitted now."""
+  slots: int  # jobs at a time, at most
+
+  def free(self, config: Any) -> bool:
+    """Whether a job of that config may be submitted now."""
 
   def submit(self, command: Sequence[str], config: Any, log: pathlib.Path) -> Any:
     """Starts a command whose output is appended to log."""
@@ -40,16 +47,21 @@ class Local:
   """So many processes at a time. GPUs are dealt out, as many to a job as its mesh has devices."""
 
   def __init__(self, jobs: int = 0, environment: Mapping[str, str] | None = None):
-    """jobs: at most so many; 0: as many as the GPUs, or cores and memory, allow."""
+    """jobs: at most so many, which may then share GPUs; 0: as GPUs, or cores and memory, allow."""
+    self._share = jobs > 0
     self._environment = dict(os.environ if environment is None else environment)
     self._devices = gpus(self._environment)
     self.slots = jobs or len(self._devices) or by_cores_and_memory()
     self._running: list[Job] = []
 
-  def free(self) -> bool:
-    """Whether another job may be submitted now."""
+  def free(self, config: Any) -> bool:
+    """Whether a job of that config may be submitted now."""
     self._running = [job for job in self._running if job.process.poll() is None]
-    return len(self._running) < self.slots
+    if len(self._running) >= self.slots:
+      return False
+    busy = {name for job in self._running for name in job.devices}
+    idle = len(self._devices) - len(busy)
+    return self._share or not busy or device_count(config) <= idle
 
   def submit(self, command: Sequence[str], config: Any, log: pathlib.Path) -> Job:
     """Starts a command; raises ValueError where its mesh has more devices than there are."""
@@ -81,12 +93,16 @@ class Local:
 
   def _deal(self, config: Any) -> tuple[str, ...]:
     """The devices that fewest jobs have."""
-    sizes = dict(config["mesh"]).values()
-    count = math.prod(size for size in sizes if size > 0)
+    count = device_count(config)
     if count > len(self._devices):
       raise ValueError(f"a point's mesh has {count} devices, and there are {len(self._devices)}")
     load = {name: sum(name in job.devices for job in self._running) for name in self._devices}
     return tuple(sorted(self._devices, key=lambda name: load[name])[:count])
+
+
+def device_count(config: Any) -> int:
+  """How many devices the mesh of a config has; one where it takes what there is."""
+  return math.prod(size for size in dict(config["mesh"]).values() if size > 0)
 
 
 def gpus(environment: Mapping[str, str]) -> list[str]:
@@ -98,6 +114,6 @@ def gpus(environment: Mapping[str, str]) -> list[str]:
 
 def by_cores_and_memory() -> int:
   """How many jobs a machine without GPUs takes."""
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+  memory = psutil.virtual_memory().available  # with what the page cache would give back
   cores = len(os.sched_getaffinity(0))
   return max(1, min(cores // CORES, memory // MEMORY))
