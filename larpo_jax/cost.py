@@ -20,14 +20,17 @@ SECONDS = "seconds.json"
 
 
 @contextlib.contextmanager
-def timed(workdir: pathlib.Path) -> Iterator[None]:
-  """Adds the time until the block ends to results/seconds.json; that of a killed run is lost."""
+def timed(workdir: pathlib.Path, share: float = 1) -> Iterator[None]:
+  """Adds a share of the time until the block ends to results/seconds.json.
+
+  That of a killed run is lost.
+  """
   began = time.monotonic()
   try:
     yield
   finally:
     if jax.process_index() == 0:
-      add(workdir, time.monotonic() - began)
+      add(workdir, share * (time.monotonic() - began))
 
 
 def add(workdir: pathlib.Path, seconds: float) -> None:
@@ -48,7 +51,8 @@ def of(workdir: pathlib.Path) -> dict[str, float]:
 
   trained_tokens is the mean of the logged steps times their number, of response tokens that count;
   generated_tokens are those of the rounds, without evaluations. peak_memory_bytes is a device's on
-  an accelerator, of this process on a CPU.
+  an accelerator, of this process on a CPU. Runs that share a process share its seconds, and have
+  its memory.
   """
   rows = writers.read(workdir)
   steps, trained = 0, 0.0

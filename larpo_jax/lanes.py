@@ -29,7 +29,7 @@ class Lanes:
 
   def __init__(self, count: int):
     """count: how many lanes begin."""
-    self._present = count
+    self.count = self._present = count
     self._asked: list[_Asked] = []
     self._meeting = threading.Condition()
     self._made: dict[Hashable, Any] = {}

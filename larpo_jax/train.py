@@ -71,7 +71,7 @@ def run_guarded(
       return
     writer = writers.Writer(directory)
     try:
-      with cost.timed(directory):
+      with cost.timed(directory, share=1 if lanes is None else 1 / lanes.count):
         session, params = session_lib.start(config, directory, writer, guard, lanes, lane)
         summary = _stages(session, params)
     finally:

@@ -63,7 +63,7 @@ def finish(workdir, reward=1.0):
 
 def started(tmp_path, launcher, **options):
   found = points.points(base(), CHANGES, 1)
-  return launch.launch(found, tmp_path, launcher, pause=0.0, **options)
+  return launch.launch([[point] for point in found], tmp_path, launcher, pause=0.0, **options)
 
 
 def states(statuses):
@@ -182,7 +182,7 @@ def test_a_real_sweep_is_stopped_and_goes_on(tmp_path):
     "  yield {'loss.beta': 0.1}\n  yield {'loss.beta': 0.5}\n"
   )
   command = [sys.executable, "-m", "larpo_jax.sweep", f"--config={page}"]
-  command += [f"--workdir={tmp_path}/sweep", "--jobs=1"]
+  command += [f"--workdir={tmp_path}/sweep", "--jobs=1", "--together=1"]
   environment = {**os.environ, "PYTHONPATH": str(ROOT), "LARPO_CACHE": str(tmp_path / "cache")}
   run = lambda *more: subprocess.run(  # noqa: E731
     [*command, *more], capture_output=True, text=True, env=environment, cwd=ROOT, check=False

@@ -1,6 +1,7 @@
 r"""LarPO's four objectives at equal K: which one, how far from the start.
 
-    python -m larpo_jax.sweep --config experiments/larpo/objectives.py:cpu --workdir runs/objectives --seeds 5
+    python -m larpo_jax.sweep --config experiments/larpo/objectives.py:cpu \
+      --workdir runs/objectives --seeds 5
     python -m larpo_jax.report runs/objectives
 
 LarPO (https://arxiv.org/abs/2502.03699), Table 3, finds pairwise < contrastive < ListMLE and
@@ -37,11 +38,11 @@ def get_config(arg=""):
   config.supervised.shared = True
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
-  config.rounds = dict(count=2, prompts=512, candidates=8, temperature=1.0, max_tokens=40)
-  config.rounds.update(batch_size=64, memory="none", steps_per_round=12)
+  config.rounds = dict(count=3, prompts=256, candidates=8, temperature=1.0, max_tokens=40)
+  config.rounds.update(batch_size=128, memory="none", steps_per_round=8)
   config.data.batch_size = 32
-  config.optimizer.learning_rate = 1.5e-4
-  config.evaluate.rows = 512
+  config.optimizer.learning_rate = 5e-4
+  config.evaluate.rows = 256
   config.log_every = 1
   config.export = False
   return common.smoke(config) if arg == "smoke" else config

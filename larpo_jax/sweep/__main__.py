@@ -47,7 +47,7 @@ from rich.table import Table
 
 from larpo_jax import config as configs
 from larpo_jax import preemption, workdir
-from larpo_jax.sweep import jobset, launch, points, view
+from larpo_jax.sweep import groups, jobset, launch, points, view
 from larpo_jax.sweep.local import Launcher, Local
 from larpo_jax.sweep.ray import Ray
 from larpo_jax.sweep.slurm import Slurm
@@ -61,6 +61,9 @@ _LAUNCHER = flags.DEFINE_enum(
   "launcher", "local", ["local", "slurm", "ray", "jobset"], "Where the runs go."
 )
 _RESOURCES = flags.DEFINE_list("resources", [], "KEY=VALUE: what each run asks the launcher for.")
+_TOGETHER = flags.DEFINE_integer(
+  "together", 20, "Points that share a process at most, where they may; 1: none.", lower_bound=1
+)
 _JOBS = flags.DEFINE_integer("jobs", 0, "Jobs at a time; 0: as many as the launcher takes.")
 _RETRIES = flags.DEFINE_integer("retries", 1, "How often a failed point is tried again.")
 _METRIC = flags.DEFINE_string(
@@ -102,12 +105,16 @@ def _launched(found: list[points.Point], directory: pathlib.Path, console: Conso
     console.print(f"nothing is launched; that does: kubectl apply -f {path}", soft_wrap=True)
     return 0
   launcher = _launcher(directory, resources)
+  shared = groups.groups(found, _TOGETHER.value)
+  if len(shared) < len(found):
+    sizes = ", ".join(str(len(group)) for group in shared)
+    console.print(f"{len(found)} runs in {len(shared)} processes, side by side: {sizes}")
   with preemption.Guard() as guard:
     signal.signal(signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     shown = view.View(directory, launcher.slots, _METRIC.value, console)
     with shown.drawn:
       statuses = launch.launch(
-        found, directory, launcher, retries=_RETRIES.value, show=shown.show, guard=guard
+        shared, directory, launcher, retries=_RETRIES.value, show=shown.show, guard=guard
       )
   view.last_words(directory, statuses, console)
   states = {status.state for status in statuses}

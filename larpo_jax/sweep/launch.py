@@ -35,10 +35,11 @@ class Status:
   seconds: float = 0.0  # that its last job took
   due: float = 0.0  # not to be submitted before
   job: Any = None
+  mates: Sequence[Status] = ()  # those that it shares a process with, itself among them
 
 
 def launch(
-  points: Sequence[Point],
+  groups: Sequence[Sequence[Point]],
   directory: pathlib.Path,
   launcher: Launcher,
   *,
@@ -49,14 +50,18 @@ def launch(
 ) -> list[Status]:
   """Submits every point that is not done, and again where it failed, up to `retries` times.
 
-  A point whose results are there is done. One that stopped on a signal goes on from its checkpoint
-  and that is no failure; one that another launcher runs is waited for. When the guard is asked to
-  stop, so are the jobs: they save, and what has not finished is left waiting. show gets the
-  statuses whenever they were looked at.
+  The points of a group share a job. A point whose results are there is done. One that stopped on a
+  signal goes on from its checkpoint and that is no failure; one that another launcher runs is
+  waited for. When the guard is asked to stop, so are the jobs: they save, and what has not finished
+  is left waiting. show gets the statuses whenever they were looked at.
   """
-  for point in points:
-    points_lib.written(point.config, config_path(directory, point))
-  statuses = [Status(point) for point in points]
+  statuses = []
+  for group in groups:
+    mates = [Status(point) for point in group]
+    for each in mates:
+      points_lib.written(each.point.config, config_path(directory, each.point))
+      each.mates = mates
+    statuses += mates
   while True:
     stopping = guard is not None and guard.poll(0)
     for status in statuses:
@@ -117,15 +122,33 @@ def _look(
 
 
 def _submit(status: Status, directory: pathlib.Path, launcher: Launcher) -> None:
+  """Starts a job for a point and what is waiting of its group."""
   if time.monotonic() < status.due or not launcher.free(status.point.config):
     return
-  workdir = directory.absolute() / status.point.name
-  workdir.mkdir(parents=True, exist_ok=True)
+  mates = [each for each in status.mates if each.state in ("waiting", "elsewhere")]
+  if any(each.state == "running" for each in status.mates):
+    return
+  names = [each.point.name for each in mates]
+  for name in names:
+    (directory / name).mkdir(parents=True, exist_ok=True)
+  job = launcher.submit(
+    _command(directory.absolute(), mates),
+    status.point.config,
+    directory.absolute() / names[0] / LOG,
+  )
+  for each in mates:
+    each.job, each.state, each.began = job, "running", time.monotonic()
+
+
+def _command(directory: pathlib.Path, mates: Sequence[Status]) -> list[str]:
+  """What runs a point, or several of a group."""
+  first, *more = [each.point for each in mates]
+  if more:
+    names = [each.point.name for each in mates]
+    return [sys.executable, "-m", "larpo_jax.sweep.together", f"--workdir={directory}", *names]
   command = [sys.executable, "-m", "larpo_jax.main"]
-  command += [f"--config={RESOLVED}:{config_path(directory, status.point)}"]
-  command += [f"--workdir={workdir}"]
-  status.job = launcher.submit(command, status.point.config, workdir / LOG)
-  status.state, status.began = "running", time.monotonic()
+  command += [f"--config={RESOLVED}:{config_path(directory, first)}"]
+  return [*command, f"--workdir={directory / first.name}"]
 
 
 def config_path(directory: pathlib.Path, point: Point) -> pathlib.Path:

@@ -4,7 +4,8 @@ r"""Runs points of a sweep side by side in one process; what a launcher starts f
 
 Each point has a thread, its own workdir and log.txt, as if it ran alone; the steps that several
 are at are taken in one program (`larpo_jax.vectorised`), what they compile is compiled once. Exit
-codes: 0 all done, 1 some failed, 75 stopped by a signal with everything saved.
+codes: 0 all done, 1 some failed, 75 stopped by a signal with everything saved, 76 another process
+has the workdir of one.
 """
 
 from __future__ import annotations
@@ -75,9 +76,7 @@ def side_by_side(directory: pathlib.Path, names: list[str], guard: Any) -> int:
       thread.join()
   finally:
     sys.stdout, sys.stderr = before
-  if set(codes.values()) <= {0}:
-    return 0
-  return 1 if 1 in codes.values() else preemption.REQUEUE
+  return next((c for c in (1, preemption.REQUEUE, preemption.IN_USE) if c in codes.values()), 0)
 
 
 def _run(directory: pathlib.Path, name: str, guard: Any, lanes: Any, number: int) -> int:
@@ -94,7 +93,7 @@ def _run(directory: pathlib.Path, name: str, guard: Any, lanes: Any, number: int
     return preemption.REQUEUE
   except workdirs.InUse as error:
     print(f"larpo_jax: {error}")
-    return preemption.REQUEUE
+    return preemption.IN_USE
   except Exception as error:
     text = configs.redact(traceback.format_exc())
     (directory / name / "error.txt").write_text(text, encoding="utf-8")
