@@ -178,10 +178,10 @@ def test_a_real_sweep_is_stopped_and_goes_on(tmp_path):
   page = tmp_path / "page.py"
   page.write_text(
     "from experiments import quickstart\n\n\ndef get_config(arg=''):\n"
-    "  return quickstart.get_config('smoke')\n\n\ndef sweep():\n"
+    "  return quickstart.get_config(arg)\n\n\ndef sweep():\n"
     "  yield {'loss.beta': 0.1}\n  yield {'loss.beta': 0.5}\n"
   )
-  command = [sys.executable, "-m", "larpo_jax.sweep", f"--config={page}"]
+  command = [sys.executable, "-m", "larpo_jax.sweep", f"--config={page}:smoke"]
   command += [f"--workdir={tmp_path}/sweep", "--jobs=1", "--together=1"]
   environment = {**os.environ, "PYTHONPATH": str(ROOT), "LARPO_CACHE": str(tmp_path / "cache")}
   run = lambda *more: subprocess.run(  # noqa: E731

@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(f"stray words: {' '.join(argv[1:])}; an override is --config.KEY=VALUE")
   console = Console()
   try:
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    path, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     only = [int(number) for number in _ONLY.value]
     found = points.points(
       configs.plain(_CONFIG.value), points.changes(path, _SWEEP.value), _SEEDS.value, only
