@@ -38,10 +38,10 @@ def get_config(arg=""):
   config.supervised.shared = True
 
   config.loss = dict(name="listwise.listmle", beta=0.1)
-  config.rounds = dict(count=3, prompts=256, candidates=8, temperature=1.0, max_tokens=40)
+  config.rounds = dict(count=3, prompts=128, candidates=8, temperature=1.0, max_tokens=40)
   config.rounds.update(batch_size=128, memory="none", steps_per_round=8)
-  config.data.batch_size = 32
-  config.optimizer.learning_rate = 5e-4
+  config.data.batch_size = 16
+  config.optimizer.learning_rate = 3e-4
   config.evaluate.rows = 256
   config.log_every = 1
   config.export = False
@@ -51,5 +51,5 @@ def get_config(arg=""):
 def sweep():
   """Every objective at four strengths of the reference: a frontier each."""
   for name in OBJECTIVES:
-    for beta in (0.03, 0.1, 0.3, 1.0):
+    for beta in (0.1, 0.3, 1.0, 3.0):
       yield {"loss": dict(name=name, beta=beta)}

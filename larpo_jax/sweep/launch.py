@@ -32,7 +32,7 @@ class Status:
   state: str = "waiting"  # running, done, failed, elsewhere
   attempts: int = 0  # failures of this launcher
   began: float = 0.0
-  seconds: float = 0.0  # that its last job took
+  seconds: float = 0.0  # that its last job took; its share, where others were in it
   due: float = 0.0  # not to be submitted before
   job: Any = None
   mates: Sequence[Status] = ()  # those that it shares a process with, itself among them
@@ -109,7 +109,8 @@ def _look(
   code = launcher.poll(status.job)
   if code is None:
     return
-  status.seconds, status.job = time.monotonic() - status.began, None
+  shared = sum(each.began == status.began for each in status.mates)
+  status.seconds, status.job = (time.monotonic() - status.began) / shared, None
   if done(directory, status.point):
     status.state = "done"
   elif code == preemption.REQUEUE:
@@ -136,8 +137,9 @@ def _submit(status: Status, directory: pathlib.Path, launcher: Launcher) -> None
     status.point.config,
     directory.absolute() / names[0] / LOG,
   )
+  began = time.monotonic()
   for each in mates:
-    each.job, each.state, each.began = job, "running", time.monotonic()
+    each.job, each.state, each.began = job, "running", began
 
 
 def _command(directory: pathlib.Path, mates: Sequence[Status]) -> list[str]:
