@@ -37,6 +37,11 @@ class Status:
   job: Any = None
   mates: Sequence[Status] = ()  # those that it shares a process with, itself among them
 
+  def elapsed(self) -> float:
+    """Seconds since its job began; its share, where others are in it."""
+    sharing = sum(each.began == self.began for each in self.mates)
+    return (time.monotonic() - self.began) / max(sharing, 1)
+
 
 def launch(
   groups: Sequence[Sequence[Point]],
@@ -109,8 +114,7 @@ def _look(
   code = launcher.poll(status.job)
   if code is None:
     return
-  shared = sum(each.began == status.began for each in status.mates)
-  status.seconds, status.job = (time.monotonic() - status.began) / shared, None
+  status.seconds, status.job = status.elapsed(), None
   if done(directory, status.point):
     status.state = "done"
   elif code == preemption.REQUEUE:

@@ -57,8 +57,8 @@ class View:
     open_ = [s for s in statuses if s.state in ("running", "waiting", "elsewhere")]
     if not took or not open_:
       return ""
-    mean, now = sum(took) / len(took), time.monotonic()
-    rest = sum(max(mean - (now - s.began), 0) if s.state == "running" else mean for s in open_)
+    mean = sum(took) / len(took)
+    rest = sum(max(mean - s.elapsed(), 0) if s.state == "running" else mean for s in open_)
     return f", about {rest / min(self._slots, len(open_)) / 60:.1f} min left"
 
   def _best(self, statuses: Sequence[Status]) -> str:
