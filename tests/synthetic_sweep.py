@@ -83,7 +83,13 @@ def _line(row, reward, kl, length, text):
     {"kind": "sampled", "text": f"={row + 1}", METRIC: reward / 2, "logprob": -3.25,
      "start_logprob": -4.5},
   ]  # fmt: skip
-  return {"set": "written", "row": row, "prompt": f"{row}+{text}", **numbers, "responses": responses}
+  return {
+    "set": "written",
+    "row": row,
+    "prompt": f"{row}+{text}",
+    **numbers,
+    "responses": responses,
+  }
 
 
 def _rows(summary, rounds, steps, gain, reach):

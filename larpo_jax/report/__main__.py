@@ -20,9 +20,19 @@ import os
 import pathlib
 import sys
 
-from larpo_jax.report import across, collect, compare, findings, latex, markdown, page, plots
+from larpo_jax.report import (
+  across,
+  collect,
+  compare,
+  findings,
+  latex,
+  markdown,
+  page,
+  plots,
+  sections,
+  tables,
+)
 from larpo_jax.report import samples as samples_lib
-from larpo_jax.report import sections, tables
 from larpo_jax.report.findings import Findings
 from larpo_jax.report.sections import Section
 
@@ -42,9 +52,7 @@ def write(
   return found, chosen
 
 
-def write_across(
-  every: Sequence[Findings], directory: pathlib.Path
-) -> list[Section]:
+def write_across(every: Sequence[Findings], directory: pathlib.Path) -> list[Section]:
   """Writes across.html and across.md of several sweeps' findings."""
   chosen = across.sections(every, directory)
   _write(directory / "across", "Which arm wins where", chosen)

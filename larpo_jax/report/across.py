@@ -53,7 +53,9 @@ def ranks(every: Sequence[Findings]) -> Ranks:
       f"same where the same settings vary, as in {next(iter(every[0].arms))!r}"
     )
   means = np.array([[mean(each.arms[arm]) for each in every] for arm in arms])
-  return Ranks(names([each.directory for each in every]), arms, means, stats.rankdata(-means, axis=0))
+  return Ranks(
+    names([each.directory for each in every]), arms, means, stats.rankdata(-means, axis=0)
+  )
 
 
 def names(directories: Sequence[pathlib.Path]) -> list[str]:

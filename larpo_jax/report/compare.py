@@ -66,9 +66,9 @@ def parts(here: pathlib.Path, there: pathlib.Path, close: float = 0.0) -> Part |
   for row in writers.read(here):
     other = others.get((row["stage"], row["step"]), {})
     for name, value in row.items():
-      if name in other and name not in ("stage", "step") and not name.startswith(TIMES):
-        if not _same(value, other[name], close):
-          return Part(row["stage"], row["step"], name, value, other[name])
+      compared = name in other and name not in ("stage", "step") and not name.startswith(TIMES)
+      if compared and not _same(value, other[name], close):
+        return Part(row["stage"], row["step"], name, value, other[name])
   return None
 
 
@@ -115,15 +115,23 @@ def _shown(side: Mapping[str, Any], key: str) -> str:
 def _results(one: Run, two: Run) -> Table:
   """Every metric after; on prompts that both were tested on, the difference's interval too."""
   rows = []
+  alike = _prompts(one) == _prompts(two)
   for name in sorted({**one.after, **two.after}):
     here, there = (side.after.get(name, math.nan) for side in (one, two))
     found = None
-    if one.seed == two.seed:  # other seeds have other prompts
-      values = ({0: collect.prompts(side, name)} for side in (two, one))
-      found = statistics.by_prompt(*values)
-    interval = f"[{found.low:+.4g}, {found.high:+.4g}]" if found else ""
-    row = [Cell(name), number(here), number(there), number(there - here, "+.4g"), Cell(interval)]
-    rows.append(row)
-  note = "Second minus first; the interval is a 95 % bootstrap over the test prompts of this seed."
+    if alike:
+      sides = ({0: collect.prompts(side, name)} for side in (two, one))
+      found = statistics.by_prompt(*sides)
+    interval = f"[{found.low:+.3g}, {found.high:+.3g}]" if found else ""
+    values = [number(here, ".4g"), number(there, ".4g"), number(there - here, "+.3g")]
+    rows.append([Cell(name), *values, Cell(interval)])
+  note = "Second minus first, after training."
+  if alike:
+    note += " Both were tested on the same prompts: 95 % bootstrap interval over them."
   columns = ["metric", "first", "second", "difference", "interval"]
   return Table("Results", columns, rows, note)
+
+
+def _prompts(run: Run) -> list[tuple[Any, ...]]:
+  """What a run was tested on."""
+  return [(line["set"], line["row"], line.get("prompt")) for line in collect.lines(run)]

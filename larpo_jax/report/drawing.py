@@ -1,4 +1,4 @@
-"""How plots look, and how a figure becomes a PNG file and an SVG that follows the page's colours."""
+"""How plots look, and how a figure becomes a PNG file and an SVG in the page's own colours."""
 
 from __future__ import annotations
 
@@ -105,6 +105,13 @@ def inline(svg: str, name: str, title: str) -> str:
 
   svg = re.sub(r"<[^>]+>", tag, svg)
   return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+
+
+def readable_on(colour: Sequence[float]) -> str:
+  """Black or white, whichever is read more easily on a colour (RGB from 0 to 1)."""
+  linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+  luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+  return "#000000" if luminance > 0.179 else "#ffffff"
 
 
 def short(text: str, most: int = 44) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import itertools
 import math
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def at(way: Path, kl: float) -> float:
   """
   if kl <= way[0][0]:
     return way[0][1]
-  for (here, reward), (there, later) in zip(way, way[1:]):
+  for (here, reward), (there, later) in itertools.pairwise(way):
     if there >= kl:
       return reward + (later - reward) * (kl - here) / (there - here)
   raise ValueError(f"the path ends before a KL of {kl:.4g} nats")

@@ -1,4 +1,4 @@
-"""The plots of one sweep: its arms, the reward-KL frontier, and its axes against each other."""
+"""The plots of one sweep: its arms, the reward-KL frontier, its axes against each other."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pathlib
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from larpo_jax.report import collect, drawing, statistics, training_plots
-from larpo_jax.report.drawing import MOST, Plot
+from larpo_jax.report.drawing import Plot
 from larpo_jax.report.findings import Findings, mean
 from larpo_jax.report.sentences import words
 
@@ -26,7 +25,7 @@ def plots(found: Findings, directory: pathlib.Path) -> list[Plot]:
   """Draws everything that the runs have the numbers for, as directory/NAME.png too."""
   ranked = sorted(found.arms, key=lambda arm: -mean(found.arms[arm]))
   lines = drawing.chosen(ranked, [found.baseline], found.arms)
-  drawn = [_arms(found, ranked[:MOST_ROWS], directory)]
+  drawn = [_arms(found, ranked, directory)] if found.against else []
   if any(way for ways in found.paths.values() for way in ways.values()):
     drawn.append(_frontier(found, lines, directory))
   drawn += [*_axes(found, directory), *_heat(found, directory)]
@@ -38,26 +37,35 @@ def of_all(count: int, arms: Sequence[str]) -> str:
   return "" if count >= len(arms) else f" The baseline and the best: {count} of {len(arms)} arms."
 
 
-def _arms(found: Findings, shown: Sequence[str], directory: pathlib.Path) -> Plot:
+def _arms(found: Findings, ranked: Sequence[str], directory: pathlib.Path) -> Plot:
+  shown = [arm for arm in ranked if arm == found.baseline or arm in found.against][:MOST_ROWS]
+  there = found.arms[found.baseline]
   with drawing.styled("arms"):
     figure, (axes,) = drawing.figure(height=1.1 + 0.3 * len(shown))
+    axes.axvline(0, color=drawing.INK, linewidth=0.8)
     for place, arm in enumerate(reversed(shown)):
-      values = list(found.arms[arm].values())
-      middle, low, high = statistics.mean_interval(values)
-      colour = drawing.PALETTE[1 if arm == found.baseline else 0]
-      axes.plot(values, [place] * len(values), "|", color=colour, alpha=0.6, markersize=9)
-      axes.plot([low, high], [place, place], "-", color=colour, linewidth=2)
-      axes.plot(middle, place, "s" if arm == found.baseline else "o", color=colour)
-    axes.set_yticks(range(len(shown)), [drawing.short(arm, 36) for arm in reversed(shown)])
+      if arm == found.baseline:
+        axes.plot(0, place, "s", color=drawing.PALETTE[1])
+        continue
+      each, here = found.against[arm], found.arms[arm]
+      colour = drawing.PALETTE[0]
+      gaps = [here[seed] - there[seed] for seed in here.keys() & there.keys()]
+      axes.plot(gaps, [place] * len(gaps), "|", color=colour, alpha=0.6, markersize=9)
+      axes.plot([each.contrast.low, each.contrast.high], [place] * 2, "-", color=colour, lw=2.5)
+      if each.prompts:
+        ends = [each.prompts.low, each.prompts.high]
+        axes.plot(ends, [place - 0.22] * 2, "-", color=drawing.PALETTE[4], lw=1.5)
+      axes.plot(each.contrast.difference, place, "o", color=colour)
+    axes.set_yticks(range(len(shown)), [drawing.short(arm, 42) for arm in reversed(shown)])
     axes.set_ylim(-0.6, len(shown) - 0.4)
-    axes.set_xlabel(words(found.metric))
+    axes.set_xlabel(f"{words(found.metric)} minus the baseline's")
     caption = (
-      "Mean with its 95 % t interval over seeds, and each seed; the baseline is the square. Read "
-      "differences from the table: they are taken seed by seed, which these intervals are not."
+      "Difference to the baseline (square), its 95 % t interval over seeds, each seed's difference "
+      "(ticks), and where there are prompts the bootstrap interval (thin, below)."
     )
     if len(shown) < len(found.arms):
       caption += f" The best {len(shown)} of {len(found.arms)} arms."
-    return drawing.save(figure, directory / "arms.png", "All arms", caption)
+    return drawing.save(figure, directory / "arms.png", "Differences", caption)
 
 
 def _frontier(found: Findings, lines: Sequence[str], directory: pathlib.Path) -> Plot:
@@ -83,7 +91,7 @@ def _frontier(found: Findings, lines: Sequence[str], directory: pathlib.Path) ->
 
 
 def _axes(found: Findings, directory: pathlib.Path) -> Iterator[Plot]:
-  """The metric along each numeric axis, or along the first of several; and KL along numeric ones."""
+  """The metric along each numeric axis, else along the first of several; KL along numeric ones."""
   axes = collect.axes(found.runs)
   numeric = [label for label, values in axes.items() if collect.numeric(values)]
   for place, label in enumerate(numeric or (list(axes)[:1] if len(axes) > 1 else [])):
@@ -109,17 +117,16 @@ def groups_of(found: Findings, label: str) -> Groups:
   return {name: groups[name] for name in kept}
 
 
-def _along(
-  found: Findings, label: str, groups: Groups, name: str, directory: pathlib.Path
-) -> Plot:
+def _along(found: Findings, label: str, groups: Groups, name: str, directory: pathlib.Path) -> Plot:
   values = collect.axes(found.runs)[label]
   numeric = collect.numeric(values)
+  arms = statistics.within(found.arms)
   with drawing.styled(name):
     figure, (axes,) = drawing.figure(height=3.4 + 0.16 * len(groups))
     for index, (group, by) in enumerate(groups.items()):
       there = sorted(by) if numeric else [value for value in values if value in by]
       places = there if numeric else [values.index(value) for value in there]
-      found_ = [[v for arm in by[value] for v in found.arms[arm].values()] for value in there]
+      found_ = [[v for arm in by[value] for v in arms[arm].values()] for value in there]
       middle, low, high = np.array([statistics.mean_interval(each) for each in found_]).T
       look = drawing.look(index)
       axes.plot(places, middle, label=drawing.short(group) or None, **look)
@@ -131,7 +138,10 @@ def _along(
     axes.set_xlabel(label)
     axes.set_ylabel(words(found.metric))
     drawing.legend(figure, axes)
-    caption = "Mean over seeds with its 95 % t interval."
+    caption = (
+      "Mean over seeds; bars: 95 % t interval, without what a seed has in common for all arms "
+      "(Cousineau and Morey)." + of_all(sum(map(len, groups.values())), list(found.arms))
+    )
     return drawing.save(figure, directory / f"{name}.png", f"Along {label}", caption)
 
 
@@ -152,7 +162,7 @@ def _frontier_along(
               for value in sorted(by)}  # fmt: skip
       middle = np.array([np.mean(each, axis=0) for each in ends.values() if each])
       axes.plot(*middle.T, label=drawing.short(group) or None, **drawing.look(index))
-      for (value, each), (kl, reward) in zip(((v, e) for v, e in ends.items() if e), middle):
+      for value, (kl, reward) in zip((v for v, each in ends.items() if each), middle):
         if len(groups) <= 3 or index == 0:
           axes.annotate(f"{value:g}", (kl, reward), (4, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel("KL to the start (nats)")
@@ -176,8 +186,10 @@ def _heat(found: Findings, directory: pathlib.Path) -> Iterator[Plot]:
       rest = ", ".join(f"{k}={run.varies.get(k, '')}" for k in axes if k not in (down, across))
       cell = (run.varies[down], run.varies[across])
       maps.setdefault(rest, {})[cell] = mean(found.arms[run.arm])
+  every = [value for cells in maps.values() for value in cells.values()]
+  ends = min(every), max(every)
   for place, (rest, cells) in enumerate(itertools.islice(maps.items(), MOST_MAPS)):
-    yield _map(found, (down, across), cells, rest, directory / f"map_{place}.png")
+    yield _map(found, (down, across), cells, rest, ends, directory / f"map_{place}.png")
 
 
 def _map(
@@ -185,20 +197,19 @@ def _map(
   labels: tuple[str, str],
   cells: Mapping[tuple[float, float], float],
   rest: str,
+  ends: tuple[float, float],
   path: pathlib.Path,
 ) -> Plot:
   rows, columns = (sorted({cell[side] for cell in cells}) for side in (0, 1))
   table = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows])
-  low, high = np.nanmin(table), np.nanmax(table)
   with drawing.styled(path.stem):
     figure, (axes,) = drawing.figure()
     axes.grid(False)
-    drawn = axes.pcolormesh(table, cmap="cividis", edgecolors=drawing.INK, linewidth=0.3)
+    drawn = axes.pcolormesh(table, cmap="cividis", vmin=ends[0], vmax=ends[1])
     for (y, x), value in np.ndenumerate(table):
       if np.isfinite(value):
-        bright = value > (low + high) / 2
-        axes.text(x + 0.5, y + 0.5, f"{value:.3g}", ha="center", va="center",
-                  color="#000000" if bright else "#ffffff")  # fmt: skip
+        colour = drawing.readable_on(drawn.to_rgba(value))
+        axes.text(x + 0.5, y + 0.5, f"{value:.3g}", ha="center", va="center", color=colour)
     axes.set_xticks(np.arange(len(columns)) + 0.5, [f"{value:g}" for value in columns])
     axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{value:g}" for value in rows])
     axes.set_ylabel(labels[0])

@@ -12,7 +12,7 @@ from larpo_jax.report.samples import Samples
 from larpo_jax.report.tables import Table
 
 READING = (
-  "**Differences** are taken seed by seed, as arms of one seed share their start and their prompts. "
+  "**Differences** are taken seed by seed, as arms of one seed share their start and prompts. "
   "Higher counts as better.",
   "**[low, high]** after a difference is its 95 % interval from a paired t test over seeds: what "
   "other seeds would give, each with its own prompts. **p** is that test's, corrected by Holm's "
@@ -58,8 +58,10 @@ def sections(found: Findings, plots: Sequence[Plot], samples: Samples) -> list[S
   """Of one sweep, the answer first."""
   cost, effects = tables.costs(found), tables.effects(found)
   metrics = tables.metrics(found)
+  first, *rest = sentences.answer(found)
+  rest = [" ".join(rest)] if rest else []
   chosen = [
-    Section("answer", "", [" ".join(sentences.answer(found)), *sentences.warnings(found)]),
+    Section("answer", "", [first, *rest, *sentences.warnings(found)]),
     Section(
       "arms", "Which is better, by how much", [], sentences.contrasts(found), [tables.arms(found)]
     ),

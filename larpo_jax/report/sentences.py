@@ -19,9 +19,9 @@ def answer(found: Findings) -> list[str]:
   """What to use, in a few sentences for someone who has not seen a report before."""
   metric, best = words(found.metric), code(found.best)
   values = found.arms[found.best]
-  value = f"{mean(values):.4g} on average over {len(values)} seeds"
+  value = f"{mean(values):.3g} on average over {len(values)} seeds"
   if len(values) == 1:
-    value = f"{mean(values):.4g} of one seed"
+    value = f"{mean(values):.3g} of one seed"
   if len(found.arms) == 1:
     return [f"One arm, nothing to compare: {metric} {value}."]
   if all(math.isnan(p) for _, p in found.rivals.values()):
@@ -39,8 +39,9 @@ def answer(found: Findings) -> list[str]:
     ]
   elif worse:
     said = [
-      f"Use {best}, or any of {_listed(close, NAMED)}: the first has the highest {metric}, {value}, but "
-      f"no difference to the others named was shown. It is better than {_others(len(worse), 1)}."
+      f"Use {best}, or {_any_of(close)}: the first has the highest {metric}, {value}, but no "
+      f"difference between it and {'this' if len(close) == 1 else 'these'} was shown. It is better "
+      f"than {_others(len(worse))}."
     ]
   else:
     said = [
@@ -100,20 +101,22 @@ def contrasts(found: Findings) -> list[str]:
 
 def _contrast(found: Findings, arm: str, each: Comparison) -> str:
   gap = each.contrast
-  text = f"{code(arm)} - {code(found.baseline)}: {gap.difference:+.4g} {words(found.metric)}"
+  text = f"{code(arm)} - {code(found.baseline)}: {gap.difference:+.3g} {words(found.metric)}"
   if math.isnan(gap.low):
     prompts = ""
     if each.prompts:
-      prompts = f" (on its prompts alone [{each.prompts.low:+.4g}, {each.prompts.high:+.4g}])"
+      prompts = f" (on its prompts alone [{each.prompts.low:+.3g}, {each.prompts.high:+.3g}])"
     return f"{text}, of one seed{prompts}: nothing is certain; run more with --seeds"
   text += f" {interval(gap.low, gap.high)}, p = {each.p:.2g}, n = {gap.seeds} seeds: "
   text += verdict(gap.difference, each.p)
   if each.matched is None:
     return text
   same = each.matched.contrast
-  text += f"; at matched KL ({each.matched.kl:.2g} nats): {verdict(same.difference, each.matched_p)}"
+  text += (
+    f"; at matched KL ({each.matched.kl:.2g} nats): {verdict(same.difference, each.matched_p)}"
+  )
   if shown(each.matched_p):
-    text += f", {same.difference:+.4g} {interval(same.low, same.high)}, p = {each.matched_p:.2g}"
+    text += f", {same.difference:+.3g} {interval(same.low, same.high)}, p = {each.matched_p:.2g}"
   return text
 
 
@@ -140,7 +143,7 @@ def verdict(difference: float, p: float) -> str:
 
 def interval(low: float, high: float) -> str:
   """[low, high]; empty where it is not known."""
-  return "" if math.isnan(low) else f"[{low:+.4g}, {high:+.4g}]"
+  return "" if math.isnan(low) else f"[{low:+.3g}, {high:+.3g}]"
 
 
 def words(metric: str) -> str:
@@ -149,14 +152,16 @@ def words(metric: str) -> str:
 
 
 def code(name: str) -> str:
-  """A name in backticks."""
-  return "`" + name.replace("`", "'") + "`"
+  """A name in backticks, in one line."""
+  return "`" + " ".join(name.replace("`", "'").split()) + "`"
 
 
-def _others(count: int, named: int = 0) -> str:
-  if count == 1:
-    return "the other arm" if not named else "the one other arm"
-  return f"{'each of ' if not named else ''}the other {count} arms"
+def _others(count: int) -> str:
+  return "the other arm" if count == 1 else f"each of the other {count} arms"
+
+
+def _any_of(arms: list[str]) -> str:
+  return code(arms[0]) if len(arms) == 1 else f"any of {_listed(arms, NAMED)}"
 
 
 def _listed(arms: list[str], most: int = SHOWN) -> str:

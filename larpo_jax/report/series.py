@@ -68,12 +68,21 @@ def change(points: Points) -> Points:
   return steps, [value - values[0] for value in values]
 
 
+def minus(points: Points, other: Points) -> Points:
+  """The difference at the steps that both have."""
+  there = dict(zip(*other))
+  kept = [(step, value - there[step]) for step, value in zip(*points) if step in there]
+  return [step for step, _ in kept], [value for _, value in kept]
+
+
 def band(seeds: Sequence[Points]) -> Band:
   """The mean over seeds; with more than 60 different steps, of the means within 60 equal bins."""
   every = np.unique(np.concatenate([steps for steps, _ in seeds]))
   if len(every) > BINS:
     edges = np.linspace(every[0], every[-1], BINS + 1)
-    places = [np.clip(np.searchsorted(edges, steps, "right") - 1, 0, BINS - 1) for steps, _ in seeds]
+    places = [
+      np.clip(np.searchsorted(edges, steps, "right") - 1, 0, BINS - 1) for steps, _ in seeds
+    ]
     every = (edges[1:] + edges[:-1]) / 2
   else:
     places = [np.searchsorted(every, steps) for steps, _ in seeds]

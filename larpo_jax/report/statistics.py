@@ -111,6 +111,22 @@ def tail(n: int) -> float:
   return float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)))
 
 
+def within(arms: Mapping[str, Values]) -> dict[str, dict[int, float]]:
+  """Values without what a seed has in common for all arms, so that their spread is between arms.
+
+  Cousineau 2005 with Morey's 2008 factor. Only seeds of all arms count; the values as they are
+  where there is no such seed, or one arm.
+  """
+  shared = sorted(set.intersection(*(set(values) for values in arms.values())))
+  if not shared or len(arms) < 2:
+    return {arm: dict(values) for arm, values in arms.items()}
+  table = np.array([[values[seed] for seed in shared] for values in arms.values()])
+  means = table.mean(1, keepdims=True)
+  rest = table - table.mean(0) - means + table.mean()
+  table = means + rest * math.sqrt(len(arms) / (len(arms) - 1))
+  return {arm: dict(zip(shared, map(float, row))) for arm, row in zip(arms, table)}
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
   """Mean and 95 % t interval over seeds; the interval is nan with fewer than two."""
   array = np.asarray(values, np.float64)
@@ -123,11 +139,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def power(effect: float, seeds: int) -> float:
   """How often a paired t test at 5 % finds a difference of `effect` standard deviations."""
-  critical = stats.t.ppf(1 - SIGNIFICANT / 2, seeds - 1)
-  shift = abs(effect) * math.sqrt(seeds)
-  return float(
-    stats.nct.sf(critical, seeds - 1, shift) + stats.nct.cdf(-critical, seeds - 1, shift)
-  )
+  critical = stats.f.ppf(1 - SIGNIFICANT, 1, seeds - 1)  # the square of t
+  return float(stats.ncf.sf(critical, 1, seeds - 1, seeds * effect**2))
 
 
 def seeds_for(effect: float) -> int | None:

@@ -8,7 +8,7 @@ import statistics as plain
 from typing import Any, NamedTuple
 
 from larpo_jax.report import collect
-from larpo_jax.report.findings import Findings, mean
+from larpo_jax.report.findings import Findings
 from larpo_jax.report.sentences import code, interval, words
 
 
@@ -158,7 +158,7 @@ def _is_number(value: Any) -> bool:
   return collect.numeric([value])
 
 
-def number(value: float, form: str = ".4g") -> Cell:
+def number(value: float, form: str = ".3g") -> Cell:
   """A number; empty where it is nan."""
   return Cell("") if math.isnan(value) else Cell(format(value, form), value)
 
@@ -166,8 +166,8 @@ def number(value: float, form: str = ".4g") -> Cell:
 def _spread(values: Sequence[float]) -> Cell:
   """Mean, and the standard deviation where there is one."""
   spread = f" ± {plain.stdev(values):.2g}" if len(values) > 1 else ""
-  return Cell(f"{plain.fmean(values):.4g}{spread}", plain.fmean(values))
+  return Cell(f"{plain.fmean(values):.3g}{spread}", plain.fmean(values))
 
 
 def _gap(difference: float, low: float, high: float) -> Cell:
-  return Cell(f"{difference:+.4g} {interval(low, high)}".strip(), difference)
+  return Cell(f"{difference:+.3g} {interval(low, high)}".strip(), difference)

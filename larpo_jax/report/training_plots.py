@@ -27,6 +27,7 @@ class Panel(NamedTuple):
   series: tuple[str, ...]
   caption: str = ""
   changes: bool = False  # since the first step
+  minus: str = ""  # an arm that is taken off, seed by seed
 
 
 PANELS = (
@@ -55,8 +56,14 @@ PANELS = (
 def plots(found: Findings, arms: Sequence[str], directory: pathlib.Path) -> Iterator[Plot]:
   """Draws what the runs have of the metric's curve and of PANELS; the lines are those of `arms`."""
   metric = words(found.metric)
-  learning = Panel("learning", f"Learning curve: {metric}", metric, (f"eval_{found.metric}",))
-  for panel in (learning, *PANELS):
+  name = (f"eval_{found.metric}",)
+  learning = Panel("learning", f"Learning curve: {metric}", metric, name)
+  gap = "Seed by seed, so that what a seed has in common for all arms is gone."
+  label = f"{metric} minus the baseline's"
+  minus = Panel(
+    "gap", "Learning curve minus the baseline's", label, name, gap, minus=found.baseline
+  )
+  for panel in (learning, minus, *PANELS) if len(found.arms) > 1 else (learning, *PANELS):
     there = [name for name in panel.series if any(_of(each, name) for each in found.series)]
     if there:
       yield _plot(found, arms, panel, there, directory)
@@ -69,7 +76,7 @@ def _plot(
   with drawing.styled(panel.name):
     figure, every = drawing.figure(len(there), height)
     for axes, name in zip(every, there):
-      _bands(axes, found, arms, name, panel.changes)
+      _bands(axes, found, arms, name, panel)
       axes.set_ylabel(panel.axis)
       axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
       if len(there) > 1:
@@ -81,12 +88,18 @@ def _plot(
     return drawing.save(figure, directory / f"{panel.name}.png", panel.title, caption)
 
 
-def _bands(axes: Axes, found: Findings, arms: Sequence[str], name: str, changes: bool) -> None:
+def _bands(axes: Axes, found: Findings, arms: Sequence[str], name: str, panel: Panel) -> None:
+  by_arm: dict[str, dict[int, Points]] = {}
+  for run, each in zip(found.runs, found.series):
+    if points := _of(each, name):
+      by_arm.setdefault(run.arm, {})[run.seed] = series.change(points) if panel.changes else points
   for index, arm in enumerate(arms):
-    points = [_of(each, name) for run, each in zip(found.runs, found.series) if run.arm == arm]
-    known = [series.change(each) if changes else each for each in points if each]
+    known = by_arm.get(arm, {})
+    if panel.minus:
+      there = by_arm.get(panel.minus, {})
+      known = {s: series.minus(known[s], there[s]) for s in sorted(known.keys() & there.keys())}
     if known:
-      band, look = series.band(known), drawing.look(index)
+      band, look = series.band(list(known.values())), drawing.look(index)
       every = max(1, len(band.steps) // 8)
       axes.plot(band.steps, band.mean, label=drawing.short(arm), markersize=4,
                 markevery=(index % every, every), **look)  # fmt: skip
