@@ -105,6 +105,19 @@ def test_it_opens_from_a_file_without_network_or_errors(tab, page):
   assert HOSTILE in one(tab, "body").text
 
 
+def test_the_page_runs_and_asks_for_nothing_that_was_added(tab):
+  tab.execute_script("""
+    const script = document.createElement("script");
+    script.textContent = "window.hacked = 3";
+    document.body.append(script);
+    fetch("http://127.0.0.1:9/").catch(() => {});
+  """)
+  assert tab.execute_script("return window.hacked") is None
+  said = [entry["message"] for entry in tab.get_log("browser")]
+  for what in ("Executing inline script violates", "Connecting to 'http://127.0.0.1:9/' violates"):
+    assert any(what in message for message in said), said
+
+
 def test_a_click_on_a_column_sorts_and_another_turns_it(tab):
   def numbers():
     return [float(text.split()[0]) for text in column(tab, "gold")]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from larpo_jax.report import factorial
+from larpo_jax.report import factorial, statistics
 from larpo_jax.report.collect import Run
 
 SWEEPS = 200
@@ -67,6 +67,8 @@ def test_the_terms_of_two_axes_add_up(seed):
   found = find(table)
   assert [term.axes for term in found.terms] == [("loss",), ("beta",), ("loss", "beta")]
   assert sum(term.share for term in found.terms) == pytest.approx(1)
+  ps = [factorial.p_of(factorial.effects_of(table, places)) for places in ([0], [1], [0, 1])]
+  assert [term.p for term in found.terms] == pytest.approx(statistics.holm(ps))
   means = table.mean((0, 2))
   levels = found.terms[0].levels
   assert [level.mean for level in levels] == pytest.approx(list(means))

@@ -121,6 +121,10 @@ def test_weights_count_prompts(seed):
   weights[:, 6:] = 0
   half = by_prompt(gaps[:, :6], zero[:, :6])
   assert by_prompt(gaps, zero, weights=weights) == pytest.approx(half)
+  alone = np.eye(1, 12)  # one prompt of twelve, which two of three draws have
+  weight = 1 + 1e9 * alone
+  assert by_prompt(alone, 0 * alone, weights=weight).high == pytest.approx(1)
+  assert by_prompt(alone, 0 * alone).high < 0.5
   heavy = np.ones_like(gaps)
   heavy[:, 0] = 1e9
   shares = by_prompt(gaps, zero, weights=heavy)

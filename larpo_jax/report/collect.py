@@ -38,17 +38,26 @@ def runs(directory: str | os.PathLike) -> tuple[list[Run], list[str]]:
     raise ValueError(f"{directory} is no sweep: it has no sweep.json; give a sweep's --workdir")
   finished, missing = [], []
   for row in read_json(index):
-    path = directory / row["name"] / "results" / "summary.json"
-    if not path.exists():
+    if not summary(directory / row["name"]).exists():
       missing.append(row["name"])
       continue
-    summary = read_json(path)
     arm = ", ".join(f"{key}={value}" for key, value in row["varies"].items()) or "all"
-    sides = (numbers(summary.get(side, {})) for side in ("before", AFTER, "cost"))
-    finished.append(Run(arm, row["seed"], row["varies"], *sides, directory / row["name"]))
+    finished.append(run(directory / row["name"], arm, row["seed"], row["varies"]))
   if not finished:
     raise ValueError(f"no run of {directory} has finished yet")
   return finished, missing
+
+
+def run(directory: pathlib.Path, arm: str, seed: int, varies: Mapping[str, Any]) -> Run:
+  """A finished run from its workdir."""
+  sides = read_json(summary(directory))
+  before, after, cost = (_numbers(sides.get(side, {})) for side in ("before", AFTER, "cost"))
+  return Run(arm, seed, varies, before, after, cost, directory)
+
+
+def summary(directory: pathlib.Path) -> pathlib.Path:
+  """Where a run's results are; it has finished when they are there."""
+  return directory / "results" / "summary.json"
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -59,8 +68,8 @@ def read_json(path: pathlib.Path) -> Any:
     raise ValueError(f"{path} is no JSON ({error}); run that point again") from error
 
 
-def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-  """The numbers of a summary; "nan" and "inf" are numbers too."""
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+  """As floats; "nan" and "inf" are numbers too."""
   return {key: float(value) for key, value in values.items() if value is not None}
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from larpo_jax import writers
 from larpo_jax.config import redaction
 from larpo_jax.report import collect, markdown, sections, statistics
-from larpo_jax.report.collect import AFTER, Run
+from larpo_jax.report.collect import Run
 from larpo_jax.report.tables import Cell, Table, number
 
 CLOSE = 1e-3  # relative: what rounding in another order makes of a number stays below
@@ -34,15 +34,12 @@ class Part(NamedTuple):
 def run(directory: str | os.PathLike) -> Run:
   """A run of its own workdir; ValueError where that holds none that has finished."""
   directory = pathlib.Path(directory)
-  path = directory / "results" / "summary.json"
   if not (directory / "config.json").exists():
     raise ValueError(f"{directory} is no run: it has no config.json; give a run's --workdir")
-  if not path.exists():
+  if not collect.summary(directory).exists():
     raise ValueError(f"{directory} has not finished: it has no results/summary.json yet")
-  summary = collect.read_json(path)
   seed = int(collect.read_json(directory / "config.json").get("seed", 0))
-  sides = (collect.numbers(summary.get(side, {})) for side in ("before", AFTER, "cost"))
-  return Run(directory.name, seed, {}, *sides, directory)
+  return collect.run(directory, directory.name, seed, {})
 
 
 def text(here: str | os.PathLike, there: str | os.PathLike) -> str:
@@ -120,8 +117,7 @@ def _results(one: Run, two: Run) -> Table:
     here, there = (side.after.get(name, math.nan) for side in (one, two))
     found = None
     if alike:
-      sides = ({0: collect.prompts(side, name)} for side in (two, one))
-      found = statistics.by_prompt(*sides)
+      found = statistics.by_prompt({0: collect.prompts(two, name)}, {0: collect.prompts(one, name)})
     interval = f"[{found.low:+.3g}, {found.high:+.3g}]" if found else ""
     values = [number(here, ".4g"), number(there, ".4g"), number(there - here, "+.3g")]
     rows.append([Cell(name), *values, Cell(interval)])

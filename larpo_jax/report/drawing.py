@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MOST = len(MARKERS)  # lines that can be told apart in one plot
 SIZE = (5.4, 3.6)  # inches
-STYLE = {
+STYLE: dict[Any, Any] = {
   "axes.edgecolor": INK,
   "axes.facecolor": "none",
   "axes.grid": True,

@@ -208,7 +208,7 @@ def _map(
     drawn = axes.pcolormesh(table, cmap="cividis", vmin=ends[0], vmax=ends[1])
     for (y, x), value in np.ndenumerate(table):
       if np.isfinite(value):
-        colour = drawing.readable_on(drawn.to_rgba(value))
+        colour = drawing.readable_on([float(part) for part in drawn.to_rgba(value)])
         axes.text(x + 0.5, y + 0.5, f"{value:.3g}", ha="center", va="center", color=colour)
     axes.set_xticks(np.arange(len(columns)) + 0.5, [f"{value:g}" for value in columns])
     axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{value:g}" for value in rows])

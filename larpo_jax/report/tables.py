@@ -142,7 +142,7 @@ def _names(found: Findings) -> list[str]:
 def _named(found: Findings) -> dict[str, list[Cell]]:
   """arm -> a cell for each axis."""
   axes = collect.axes(found.runs)
-  result = {}
+  result: dict[str, list[Cell]] = {}
   for run in found.runs:
     if run.arm in found.arms:
       cells = [_value(run.varies.get(label, "")) for label in axes]
