@@ -71,7 +71,7 @@ def test_the_report_says_which_is_better(tmp_path, capsys):
   assert "n = 3 seeds: better" in text
   assert "`loss=listmle` - `loss=dpo`: +0.025 gold reward [" in text
   assert "no difference was shown" in text
-  assert "**1 runs are missing**: loss=listmle,seed=2" in text
+  assert "**1 run is missing**: loss=listmle,seed=2" in text
   rows = list(csv.DictReader((directory / "results.csv").open()))
   assert len(rows) == 8
   assert rows[3] == {
@@ -116,7 +116,7 @@ def test_another_baseline_turns_the_signs(tmp_path):
 def test_runs_that_ended_in_nan_are_told_of_and_left_out(tmp_path):
   arms = {"a": {0: 0.1, 1: 0.2}, "b": {0: float("nan"), 1: 0.5}, "c": {0: float("nan")}}
   text = report(sweep(tmp_path, arms))
-  assert "**2 runs ended in nan** and are in no comparison: loss=b,seed=0, loss=c,seed=0" in text
+  assert "**2 runs ended in nan and are in no comparison**: loss=b,seed=0, loss=c,seed=0" in text
   assert "`loss=b` - `loss=a`: +0.3 gold reward, of one seed" in text
 
 
@@ -270,6 +270,7 @@ def test_costs_are_in_their_units(written):
   table = tables.costs(found)
   assert "peak memory (MiB)" in table.columns
   place = table.columns.index("peak memory (MiB)")
+  assert table.note == "The same for all arms: steps 24, generated tokens (thousands) 200."
   assert [row[place].value for row in table.rows] == [256.0 * (i + 1) for i in range(8)]
   rows = list(csv.DictReader((directory / "results.csv").open()))
   assert float(rows[0]["peak_memory_bytes"]) == 2**28

@@ -8,6 +8,7 @@ import math
 import pathlib
 from typing import NamedTuple
 
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 from scipy import stats
 
@@ -20,8 +21,8 @@ from larpo_jax.report.tables import Cell, Table, number
 READING = (
   "**Ranks**: 1 is the highest mean of a directory; equal means share a rank. **=** stands at arms "
   "of which no difference to the directory's best arm was shown. **Spearman** and **Kendall** "
-  "compare the orders of two directories: 1 is the same order, -1 the opposite one; p is of no "
-  "agreement at all, and says little with fewer than five arms."
+  "compare the orders of two directories: 1 is the same order, -1 the opposite one; p, exact "
+  "where no ranks are shared, is of no agreement at all, and never small with fewer than five arms."
 )
 
 
@@ -39,7 +40,6 @@ class Agreement(NamedTuple):
 
   pair: tuple[str, str]
   spearman: float
-  spearman_p: float
   kendall: float
   kendall_p: float
 
@@ -77,10 +77,10 @@ def agreements(found: Ranks) -> list[Agreement]:
     here, there = found.means[:, one], found.means[:, two]
     pair = (found.names[one], found.names[two])
     if np.ptp(here) == 0 or np.ptp(there) == 0:
-      result.append(Agreement(pair, *[math.nan] * 4))
+      result.append(Agreement(pair, *[math.nan] * 3))
       continue
     spearman, kendall = stats.spearmanr(here, there), stats.kendalltau(here, there)
-    numbers = (spearman.statistic, spearman.pvalue, kendall.statistic, kendall.pvalue)
+    numbers = (spearman.statistic, kendall.statistic, kendall.pvalue)
     result.append(Agreement(pair, *map(float, numbers)))
   return result
 
@@ -107,8 +107,9 @@ def _answer(found: Ranks, every: Sequence[Findings]) -> list[str]:
   best = int(np.argmin(overall))
   wins = int((found.ranks[best] == 1).sum())
   said = [
-    f"{sentences.code(found.arms[best])} has the best mean rank, {overall[best]:.3g} of "
-    f"{len(found.arms)} arms, and the highest mean in {wins} of {len(found.names)} directories."
+    f"{sentences.code(found.arms[best])} has the best mean rank, {overall[best]:.3g} "
+    f"among {len(found.arms)} arms, and the highest mean in {wins} of {len(found.names)} "
+    f"directories."
   ]
   for place, (name, each) in enumerate(zip(found.names, every)):
     first = found.arms[int(np.argmin(found.ranks[:, place]))]
@@ -151,13 +152,12 @@ def _agreement(alike: Sequence[Agreement]) -> Table:
     [
       *(Cell(name) for name in each.pair),
       number(each.spearman, "+.2f"),
-      number(each.spearman_p, ".2g"),
       number(each.kendall, "+.2f"),
       number(each.kendall_p, ".2g"),
     ]
     for each in alike
   ]
-  return Table("Agreement", ["directory", "and", "Spearman", "p", "Kendall", "p of it"], rows)
+  return Table("Agreement", ["directory", "and", "Spearman", "Kendall", "p of Kendall"], rows)
 
 
 def _plot(found: Ranks, directory: pathlib.Path) -> Plot:
@@ -172,7 +172,10 @@ def _plot(found: Ranks, directory: pathlib.Path) -> Plot:
     axes.set_xticks(range(len(found.names)), [drawing.short(name, 24) for name in found.names])
     axes.set_xlim(-0.3, len(found.names) - 0.7)
     axes.invert_yaxis()
+    axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.set_ylabel("rank (1: highest)")
     drawing.legend(figure, axes)
-    caption = f"Ranks of the best {len(lines)} of {len(found.arms)} arms in each directory."
+    caption = "Rank of each arm's mean in each directory."
+    if len(lines) < len(found.arms):
+      caption += f" The best {len(lines)} of {len(found.arms)} arms."
     return drawing.save(figure, directory / "across.png", "Ranks", caption)

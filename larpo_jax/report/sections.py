@@ -72,7 +72,7 @@ def sections(found: Findings, plots: Sequence[Plot], samples: Samples) -> list[S
   elif found.factorial:
     chosen.append(Section("axes", "What each axis does", [f"{_why(found.factorial.why_not)}"]))
   if cost:
-    note = "Mean and standard deviation over seeds."
+    note = "Mean and standard deviation over seeds. Tokens are those trained on, and sampled."
     chosen.append(Section("cost", "Time, tokens, memory", [note], tables=[cost]))
   chosen.append(Section("metrics", "All metrics", tables=[metrics]))
   if samples.prompts:

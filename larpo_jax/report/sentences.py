@@ -124,10 +124,11 @@ def warnings(found: Findings) -> list[str]:
   """What a reader has to know of before believing the rest."""
   said = []
   if found.missing:
-    said.append(f"**{len(found.missing)} runs are missing**: {_some(found.missing)}.")
+    said.append(f"**{_runs(found.missing, 'is', 'are')} missing**: {_some(found.missing)}.")
   if found.diverged:
-    names = _some([run.directory.name for run in found.diverged])
-    said.append(f"**{len(found.diverged)} runs ended in nan** and are in no comparison: {names}.")
+    names = [run.directory.name for run in found.diverged]
+    count = _runs(names, "ended in nan and is", "ended in nan and are")
+    said.append(f"**{count} in no comparison**: {_some(names)}.")
   alone = [arm for arm in found.arms if arm != found.baseline and arm not in found.against]
   if alone:
     said.append(f"No seed in common with the baseline: {_listed(alone)}.")
@@ -162,6 +163,10 @@ def _others(count: int) -> str:
 
 def _any_of(arms: list[str]) -> str:
   return code(arms[0]) if len(arms) == 1 else f"any of {_listed(arms, NAMED)}"
+
+
+def _runs(names: Sequence[str], one: str, more: str) -> str:
+  return f"1 run {one}" if len(names) == 1 else f"{len(names)} runs {more}"
 
 
 def _listed(arms: list[str], most: int = SHOWN) -> str:

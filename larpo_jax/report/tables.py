@@ -45,6 +45,7 @@ def arms(found: Findings) -> Table:
   rows = [[*named, *_result(found, arm)] for arm, named in _named(found).items()]
   seeds = {row[len(names) + 1].text for row in rows}
   note = f"Mean and standard deviation over {seeds.pop() if len(seeds) == 1 else 'its'} seeds."
+  note = note if max(map(len, found.arms.values())) > 1 else "Of one seed."
   if len(found.arms) > 1:
     note += f" The baseline is {code(found.baseline)}."
   columns, rows = varying(columns, rows, always=len(names) + 1)
@@ -92,7 +93,8 @@ def costs(found: Findings) -> Table | None:
               and key in run.cost]  # fmt: skip
       cells.append(_spread(took) if took else Cell(""))
     rows.append(cells)
-  return Table("Cost", [*_names(found), *(COSTS[key][0] for key in keys)], rows)
+  columns = [*_names(found), *(COSTS[key][0] for key in keys)]
+  return _differing("Cost", columns, rows, len(_names(found)))
 
 
 def metrics(found: Findings) -> Table:
@@ -104,8 +106,8 @@ def metrics(found: Findings) -> Table:
     known = [[r.after[name] for r in runs if math.isfinite(r.after.get(name, math.nan))]
              for name in there]  # fmt: skip
     rows.append([*named, *(_spread(values) if values else Cell("") for values in known)])
-  columns, rows = varying([*_names(found), *there], rows, always=len(_names(found)))
-  return Table("All metrics, after training", columns, rows)
+  names = _names(found)
+  return _differing("All metrics, after training", [*names, *there], rows, len(names))
 
 
 def effects(found: Findings) -> list[Table]:
@@ -122,9 +124,19 @@ def effects(found: Findings) -> list[Table]:
       gap = _gap(level.effect, level.low, level.high)
       levels.append([name, label, number(level.mean), gap])
   return [
-    Table("What each axis does", ["axis", "size", "share of variance", "p (Holm)"], terms),
+    Table("Axes and pairs of axes", ["axis", "size", "share of variance", "p (Holm)"], terms),
     Table("Each value", ["axis", "value", words(found.metric), "minus the mean"], levels),
   ]
+
+
+def _differing(
+  title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], always: int
+) -> Table:
+  """A table of what differs between arms; its note has the rest."""
+  kept, cells = varying(columns, rows, always)
+  same = [f"{name} {rows[0][i].text}" for i, name in enumerate(columns) if name not in kept]
+  note = f"The same for all arms: {', '.join(same)}." if same else ""
+  return Table(title, kept, cells, note)
 
 
 def varying(
@@ -165,8 +177,9 @@ def number(value: float, form: str = ".3g") -> Cell:
 
 def _spread(values: Sequence[float]) -> Cell:
   """Mean, and the standard deviation where there is one."""
-  spread = f" ± {plain.stdev(values):.2g}" if len(values) > 1 else ""
-  return Cell(f"{plain.fmean(values):.3g}{spread}", plain.fmean(values))
+  mean, spread = plain.fmean(values), plain.stdev(values) if len(values) > 1 else 0.0
+  text = f"{mean:,.0f}" if abs(mean) >= 1000 else f"{mean:.3g}"
+  return Cell(f"{text} ± {spread:.2g}" if spread else text, mean)
 
 
 def _gap(difference: float, low: float, high: float) -> Cell:

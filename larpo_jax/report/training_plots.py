@@ -103,7 +103,9 @@ def _bands(axes: Axes, found: Findings, arms: Sequence[str], name: str, panel: P
       every = max(1, len(band.steps) // 8)
       axes.plot(band.steps, band.mean, label=drawing.short(arm), markersize=4,
                 markevery=(index % every, every), **look)  # fmt: skip
-      axes.fill_between(band.steps, band.low, band.high, color=look["color"], alpha=0.15, lw=0)
+      axes.fill_between(
+        band.steps, band.low, band.high, color=look["color"], alpha=0.6 / (3 + len(arms)), lw=0
+      )
 
 
 def _of(each: Series, name: str) -> Points | None:
