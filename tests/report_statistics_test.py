@@ -192,6 +192,7 @@ def test_the_number_of_seeds_is_the_first_that_is_enough(seed):
   assert statistics.power(effect, need) >= 0.8
   assert need == 2 or statistics.power(effect, need - 1) < 0.8
   assert statistics.seeds_for(-effect) == need
+  assert statistics.seeds_for(effect, 0.005) > need
   assert statistics.seeds_for(0.0) is None
   assert statistics.seeds_for(math.inf) is None
 

@@ -55,7 +55,8 @@ def _more_seeds(found: Findings, close: list[str]) -> list[str]:
   nearest = [arm for arm in found.rivals if arm in close][:1]
   for arm in nearest:
     gap, _ = found.rivals[arm]
-    need = statistics.seeds_for(gap.effect)
+    pairs = math.comb(len(found.arms), 2)  # of which each is told apart at its share of 5 %
+    need = statistics.seeds_for(gap.effect, statistics.SIGNIFICANT / pairs)
     if need is not None and need > gap.seeds:
       return [
         f"To show a difference such as that to {code(arm)} ({gap.difference:+.2g}), if it is real, "

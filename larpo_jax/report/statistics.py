@@ -137,20 +137,20 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
   return mean, mean - half, mean + half
 
 
-def power(effect: float, seeds: int) -> float:
-  """How often a paired t test at 5 % finds a difference of `effect` standard deviations."""
-  critical = stats.f.ppf(1 - SIGNIFICANT, 1, seeds - 1)  # the square of t
+def power(effect: float, seeds: int, level: float = SIGNIFICANT) -> float:
+  """How often a paired t test at a level finds a difference of `effect` standard deviations."""
+  critical = stats.f.isf(level, 1, seeds - 1)  # the square of t
   return float(stats.ncf.sf(critical, 1, seeds - 1, seeds * effect**2))
 
 
-def seeds_for(effect: float) -> int | None:
+def seeds_for(effect: float, level: float = SIGNIFICANT) -> int | None:
   """The fewest seeds that find such a difference four times in five; None: more than 1,000."""
-  if not math.isfinite(effect) or power(effect, MOST_SEEDS) < POWER:
+  if not math.isfinite(effect) or power(effect, MOST_SEEDS, level) < POWER:
     return None
   low, high = 2, MOST_SEEDS
   while low < high:
     middle = (low + high) // 2
-    low, high = (low, middle) if power(effect, middle) >= POWER else (middle + 1, high)
+    low, high = (low, middle) if power(effect, middle, level) >= POWER else (middle + 1, high)
   return low
 
 
