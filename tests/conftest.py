@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 import random
+import shutil
 import zlib
 
 # Before jax is imported by anything: it reads both once.
@@ -38,10 +39,13 @@ REQUIRE_ALL = os.environ.get("LARPO_REQUIRE_ALL") == "1"
 PEERS = "no peer"
 NO_DATA = "no data"
 NO_BENCH = "no benchmark"
+NO_BROWSER = "no browser"
 REMEDIES = {
   PEERS: "PyTorch or TRL is not installed: pip install -c constraints.txt -e '.[test,parity]'",
   NO_DATA: f"no data in {DATA}: put it there, or set LARPO_DATA to where it is",
   NO_BENCH: f"no benchmark in {BENCH}: put it there, or set LARPO_BENCH to where it is",
+  NO_BROWSER: "Chromium or selenium is not installed: apt-get install chromium chromium-driver, "
+  "pip install -c constraints.txt -e '.[test,dev]'",
 }
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -97,6 +101,32 @@ def torch_peer():
 def trl_peer(torch_peer):
   """TRL, the second implementation that losses are compared with."""
   return _peer("trl")
+
+
+@pytest.fixture(scope="session")
+def browser():
+  """A headless Chromium that notes requests and errors; it reaches no network."""
+  chromium, driver, selenium = browser_parts()
+  options = selenium.ChromeOptions()
+  options.binary_location = chromium
+  for each in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+    options.add_argument(f"--{each}")
+  options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+  service = importlib.import_module("selenium.webdriver.chrome.service").Service(driver)
+  opened = selenium.Chrome(options=options, service=service)
+  yield opened
+  opened.quit()
+
+
+def browser_parts():
+  """The paths of Chromium and of its driver, and the module that talks to them."""
+  paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
+  if None in paths:
+    _missing(NO_BROWSER, "chromium and chromedriver are not both on the PATH")
+  try:
+    return *paths, importlib.import_module("selenium.webdriver")
+  except ImportError as error:
+    _missing(NO_BROWSER, str(error))
 
 
 def _peer(name):

@@ -1,1 +1,1 @@
-"""What a sweep found: which arm is better, by how much, with what certainty."""
+"""What a sweep found: which arm is better, by how much, with what certainty, in pictures."""

@@ -1,110 +1,112 @@
-r"""Which arm of a sweep is better, by how much, with what certainty.
+r"""Which arm of a sweep is better, by how much, with what certainty, in pictures.
 
     python -m larpo_jax.report runs/objectives --metric gold/reward --baseline "loss=pairwise.dpo"
 
-Writes report.md and results.csv into the sweep's directory and prints the first. An arm is a point
-of the sweep with all its seeds; it is compared with the baseline (the first arm, where none is
-named) seed by seed: the mean difference, its 95 % interval, and the p value of a paired t test,
-corrected for the number of arms (Holm). Where runs are missing, it says which.
+Writes report.html (one file, no network needed), report.md, table.tex, results.csv and plots/*.png
+into the sweep's directory. An arm is a point of the sweep with all its seeds; it is compared with
+the baseline (the first arm, where none is named) seed by seed. Of several directories, each gets
+its report, and --output one on which arm wins where. Or two runs, each by its --workdir:
+
+    python -m larpo_jax.report --compare runs/a runs/b
+
+says in which settings and results they differ, and from which step on.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+from collections.abc import Sequence
+import os
 import pathlib
-import statistics as plain
 import sys
 
-from larpo_jax.report import collect, statistics
-from larpo_jax.report.statistics import Contrast
+from larpo_jax.report import (
+  across,
+  collect,
+  compare,
+  findings,
+  latex,
+  markdown,
+  page,
+  plots,
+  sections,
+  tables,
+)
+from larpo_jax.report import samples as samples_lib
+from larpo_jax.report.findings import Findings
+from larpo_jax.report.sections import Section
 
-SIGNIFICANT = 0.05
-SHOWN = 10  # missing runs that are named
-
-
-def report(directory: pathlib.Path, metric: str = "", baseline: str = "") -> str:
-  """The report as Markdown; raises ValueError that lists what there is."""
-  found, missing = collect.runs(directory)
-  metric = collect.metric_of(found, metric)
-  arms = collect.arms(found, metric)
-  baseline = baseline or next(iter(arms))
-  if baseline not in arms:
-    raise ValueError(f"no arm {baseline!r}; there are: {'; '.join(arms)}")
-  others = [arm for arm in arms if arm != baseline]
-  contrasts = [statistics.contrast(arms[arm], arms[baseline]) for arm in others]
-  corrected = statistics.holm([each.p for each in contrasts])
-  known = dict(zip(others, zip(contrasts, corrected)))
-  lines = [f"# {directory.name}: {metric}", "", *_answer(arms, baseline, known, metric), ""]
-  lines += [
-    f"| arm | {metric} | seeds | minus `{baseline}` | p (Holm) | effect |",
-    "|---" * 6 + "|",
-  ]
-  lines += [_row(arm, values, known.get(arm)) for arm, values in arms.items()]
-  lines += ["", f"Mean and standard deviation over seeds; differences seed by seed, with 95 % "
-            f"intervals and p of paired t tests; effect: difference / its deviation. "
-            f"{len(found)} runs."]  # fmt: skip
-  if missing:
-    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-    lines += ["", f"**{len(missing)} runs are missing**: {', '.join(missing[:SHOWN])}{more}."]
-  return "\n".join(lines) + "\n"
+SAMPLES = 30
 
 
-def _answer(
-  arms: dict[str, dict[int, float]],
-  baseline: str,
-  known: dict[str, tuple[Contrast, float]],
-  metric: str,
-) -> list[str]:
-  """A sentence for each contrast, the highest arm first."""
-  if not known:
-    return [f"One arm, nothing to compare: {metric} {plain.fmean(arms[baseline].values()):.4g}."]
-  ranked = sorted(known, key=lambda arm: -known[arm][0].difference)
-  return [f"* {_sentence(arm, baseline, *known[arm])}" for arm in ranked]
+def write(
+  directory: pathlib.Path, metric: str = "", baseline: str = "", samples: int = SAMPLES
+) -> tuple[Findings, list[Section]]:
+  """Writes a sweep's report into its directory; raises ValueError that says what is wrong."""
+  found = findings.find(directory, metric, baseline)
+  drawn = plots.plots(found, directory / "plots")
+  chosen = sections.sections(found, drawn, samples_lib.samples(found.runs, samples))
+  _write(directory / "report", sections.title(found), chosen)
+  (directory / "table.tex").write_text(latex.latex(tables.arms(found)), encoding="utf-8")
+  collect.write_csv(found.runs, directory / "results.csv")
+  return found, chosen
 
 
-def _sentence(arm: str, baseline: str, found: Contrast, p: float) -> str:
-  text = f"`{arm}` - `{baseline}`: {found.difference:+.4g}"
-  if math.isnan(found.low):
-    return f"{text}, of one seed: nothing is certain; run more with --seeds"
-  text += f" [{found.low:+.4g}, {found.high:+.4g}], p = {p:.2g}, n = {found.seeds} seeds: "
-  if p >= SIGNIFICANT:
-    return text + "no difference was shown"
-  return text + ("better" if found.difference > 0 else "worse")
+def write_across(every: Sequence[Findings], directory: pathlib.Path) -> list[Section]:
+  """Writes across.html and across.md of several sweeps' findings."""
+  chosen = across.sections(every, directory)
+  _write(directory / "across", "Which arm wins where", chosen)
+  return chosen
 
 
-def _row(arm: str, values: dict[int, float], known: tuple[Contrast, float] | None) -> str:
-  numbers = list(values.values())
-  spread = f" ± {plain.stdev(numbers):.2g}" if len(numbers) > 1 else ""
-  cells = [f"`{arm}`", f"{plain.fmean(numbers):.4g}{spread}", str(len(numbers))]
-  if known is None:
-    return f"| {' | '.join([*cells, 'baseline', '', ''])} |"
-  found, p = known
-  interval = "" if math.isnan(found.low) else f" [{found.low:+.4g}, {found.high:+.4g}]"
-  shown = [f"{found.difference:+.4g}{interval}"]
-  shown += ["", ""] if math.isnan(p) else [f"{p:.2g}", f"{found.effect:.2g}"]
-  return f"| {' | '.join([*cells, *shown])} |"
+def _write(path: pathlib.Path, title: str, chosen: Sequence[Section]) -> None:
+  path.with_suffix(".html").write_text(page.html(title, chosen), encoding="utf-8")
+  path.with_suffix(".md").write_text(markdown.text(title, chosen), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:
   """Writes and prints; a user's mistake ends in one sentence."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("directory", type=pathlib.Path, help="a sweep's --workdir")
-  parser.add_argument("--metric", default="", help="default: gold/reward, or accuracy")
-  parser.add_argument("--baseline", default="", help="an arm; default: the first")
-  options = parser.parse_args(argv)
+  options = _options(argv)
   try:
-    text = report(options.directory, options.metric, options.baseline)
-    collect.write_csv(collect.runs(options.directory)[0], options.directory / "results.csv")
-    (options.directory / "report.md").write_text(text, encoding="utf-8")
+    if options.compare:
+      if len(options.directories) != 2:
+        raise ValueError("--compare takes the workdirs of two runs")
+      print(compare.text(*options.directories))
+      return 0
+    every = []
+    for directory in options.directories:
+      found, chosen = write(directory, options.metric, options.baseline, options.samples)
+      every.append(found)
+      print(markdown.text(sections.title(found), chosen[:2]))
+      print(f"wrote report.html, report.md, table.tex, results.csv and plots into {directory}")
+    if len(every) > 1:
+      output = options.output or pathlib.Path(
+        os.path.commonpath([path.absolute() for path in options.directories])
+      )
+      output.mkdir(parents=True, exist_ok=True)
+      print(markdown.text("Which arm wins where", write_across(every, output)[:2]))
+      print(f"wrote across.html, across.md and plots/across.png into {output}")
   except (ValueError, OSError) as error:
     print(f"larpo_jax: error: {error}", file=sys.stderr)
     return 1
-  print(text)
-  print(f"wrote {options.directory / 'report.md'} and {options.directory / 'results.csv'}")
   return 0
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("directories", type=pathlib.Path, nargs="+", help="a sweep's --workdir")
+  parser.add_argument("--metric", default="", help="default: gold/reward, or accuracy")
+  parser.add_argument("--baseline", default="", help="an arm; default: the first")
+  parser.add_argument(
+    "--samples", type=int, default=SAMPLES, help="prompts whose answers are shown; default: 30"
+  )
+  parser.add_argument(
+    "--output", type=pathlib.Path, help="of several: default: the directory that holds them all"
+  )
+  parser.add_argument("--compare", action="store_true", help="two runs instead of sweeps")
+  return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
