@@ -17,7 +17,7 @@ FLOORS = [
   | {"objective"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate"},
   {"train", "session", "stage", "loop", "rounds", "curves"},
-  {"main", "inspect", "plan", "explain", "sweep", "report"},
+  {"main", "inspect", "plan", "explain", "sweep", "report", "runs"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 MODULES = sorted(PACKAGE.rglob("*.py"))
