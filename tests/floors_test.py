@@ -14,7 +14,7 @@ FLOORS = [
   {"losses", "models", "data", "rewards", "worlds", "sharding", "lookup"}
   | {"hardware", "processes", "compiler"},
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
-  | {"objective"},
+  | {"objective", "tracking"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate"},
   {"train", "session", "stage", "loop", "rounds", "curves"},
   {"main", "inspect", "plan", "explain", "sweep", "report", "runs"},

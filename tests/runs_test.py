@@ -3,46 +3,18 @@
 import csv
 import io
 import json
-import os
 import pathlib
 import random
-import shutil
-import sqlite3
-import subprocess
-import sys
 import time
 
 import pytest
 from rich.console import Console
+from synthetic_runs import make, make_many, rows, truth
 
 from experiments import common
 from larpo_jax import workdir, writers
 from larpo_jax.runs import __main__ as runs
-from larpo_jax.runs import index, read
-
-ROOT = pathlib.Path(__file__).parent.parent
-LOSSES = ("pairwise.dpo", "listwise.listmle", "pairwise.simpo")
-
-
-def make(run, generator, *, done=True, **config):
-  """A run as the library leaves one behind, with settings and results at random."""
-  loss = {"name": generator.choice(LOSSES), "beta": generator.choice((0.05, 0.1, 1))}
-  tree = {"seed": generator.randrange(3), "loss": loss, "export": generator.random() < 0.5}
-  tree |= {"optimizer": {"learning_rate": 10 ** generator.uniform(-5, -2)}, "rounds": None}
-  (run / "results").mkdir(parents=True)
-  holder = {"pid": 2**22 + 1, "host": os.uname().nodename, "start": "2026-01-01 00:00:00"}
-  (run / ".lock").write_text(json.dumps(holder))
-  workdir.write_json(run / "config.json", tree | config)
-  workdir.write_json(run / "versions.json", {"larpo_jax": "0.1.0", "commit": "a" * 40 + "+changes"})
-  workdir.write_json(run / "hardware.json", {"devices": ["H100"] * 8})
-  steps = range(1, generator.randrange(2, 9))
-  rows = [{"stage": "align", "step": step, "loss": 1 / step} for step in steps]
-  (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-  if done:
-    after = {"gold/reward": generator.random(), "kl": generator.choice((0.5, float("nan")))}
-    sides = {"before": {"gold/reward": 0.0}, "after": after, "cost": {"seconds": 12.5, "steps": 4}}
-    workdir.write_json(run / "results" / "summary.json", sides)
-  return run
+from larpo_jax.runs import read
 
 
 @pytest.fixture
@@ -52,24 +24,7 @@ def generator(seed):
 
 @pytest.fixture
 def many(tmp_path, generator):
-  """Runs in several folders, a few of them unfinished."""
-  names = [f"{folder}/run{number}" for folder in ("a", "b/c") for number in range(12)]
-  for name in names:
-    make(tmp_path / "all" / name, generator, done=generator.random() < 0.8)
-  return tmp_path / "all"
-
-
-def rows(directory, **how):
-  return runs.listed(directory, **how)[0]
-
-
-def truth(directory):
-  """What the directories say, without an index, but for what the clock changes."""
-  found = {}
-  for run in read.find(directory):
-    name = run.relative_to(directory).as_posix()
-    found[name] = {**read.read(run, read.running(run)), "name": name}
-  return found
+  return make_many(tmp_path / "all", generator)
 
 
 def test_what_the_library_writes_is_what_is_listed(tmp_path):
@@ -141,53 +96,6 @@ def test_models_and_folders_are_no_runs(tmp_path, generator):
   (tmp_path / "run" / "back").symlink_to(tmp_path)
   assert [row["name"] for row in rows(tmp_path)] == ["run/x"]
   assert [row["name"] for row in rows(tmp_path / "run" / "x")] == ["."]
-
-
-def change(directory, generator):
-  """Something that happens to a run."""
-  found = list(read.find(directory))
-  run = generator.choice(found)
-  what = generator.choice(("new", "gone", "moved", "step", "done", "torn", "mended"))
-  if what == "new":
-    make(directory / f"new{generator.random()}", generator)
-  elif what == "gone" and len(found) > 1:
-    shutil.rmtree(run)
-  elif what == "moved":
-    run.rename(directory / f"moved{generator.random()}")
-  elif what == "step":
-    with (run / "metrics.jsonl").open("a") as file:
-      file.write(json.dumps({"stage": "later", "step": generator.randrange(99)}) + "\n")
-  elif what == "done":
-    workdir.write_json(run / "results" / "summary.json", {"after": {"kl": generator.random()}})
-  elif what == "torn":
-    content = (run / "config.json").read_text()
-    (run / "config.json").write_text(content[: generator.randrange(len(content) - 2)])
-  elif what == "mended":
-    workdir.write_json(run / "config.json", {"seed": 7})
-
-
-def test_the_index_follows_the_directories(many, generator):
-  for _ in range(30):
-    for _ in range(generator.randrange(3)):
-      change(many, generator)
-    if generator.random() < 0.1:
-      (many / index.INDEX).unlink(missing_ok=True)
-    assert {row["name"]: row for row in rows(many)} == truth(many)
-
-
-def test_only_what_changed_is_read(many, monkeypatch, generator):
-  read_now, seen = read.read, []
-  monkeypatch.setattr(read, "read", lambda run, now: (seen.append(run), read_now(run, now))[1])
-  count = len(rows(many))
-  assert len(seen) == count == 24
-  seen.clear()
-  rows(many, where=["seed=1"], sort="-seed")
-  assert seen == []
-  chosen = generator.sample(list(read.find(many)), 3)
-  for run in chosen:
-    (run / "log.txt").write_text("more")
-  rows(many)
-  assert sorted(seen) == sorted(chosen)
 
 
 OPERATORS = {
@@ -271,7 +179,7 @@ def test_what_is_typed_is_never_sql(many, generator, nasty):
 
 def torn(content, generator):
   """A prefix, or bytes at random, or JSON that is none of ours."""
-  depth = 10**5
+  depth = generator.choice((10**5, generator.randrange(100, 2000)))
   return generator.choice(
     [
       content[: generator.randrange(len(content))],
@@ -311,62 +219,6 @@ def test_a_config_is_data(tmp_path, generator):
   (run / "config.py").write_text("raise SystemExit('ran')")
   assert rows(tmp_path)[0]["state"] == "broken"
   assert not pathlib.Path("ran").exists()
-
-
-@pytest.mark.parametrize(
-  "how", ["garbage", "cut", "empty", "other format", "folder", "overwritten"]
-)
-def test_any_index_file_will_do(many, generator, how):
-  expected = truth(many)
-  rows(many)
-  file = many / index.INDEX
-  content = file.read_bytes()
-  if how == "garbage":
-    file.write_bytes(generator.randbytes(5000))
-  elif how == "cut":
-    file.write_bytes(content[: generator.randrange(1, len(content))])
-  elif how == "empty":
-    file.write_bytes(b"")
-  elif how == "overwritten":
-    file.write_bytes(content[:100] + generator.randbytes(len(content) - 100))
-  elif how == "other format":
-    file.unlink()
-    with sqlite3.connect(file) as connection:
-      connection.execute("CREATE TABLE runs (something)")
-  else:  # nothing can be written there, not even by root
-    file.unlink()
-    file.mkdir()
-    many.chmod(0o555)
-  assert {row["name"]: row for row in rows(many)} == expected
-  assert {row["name"]: row for row in rows(many)} == expected
-  assert file.is_dir() == (how == "folder")
-  many.chmod(0o755)
-
-
-def test_an_index_that_another_holds_for_long_is_done_without(many, monkeypatch):
-  expected = rows(many)
-  monkeypatch.setattr(index, "WAIT", 0.05)
-  with sqlite3.connect(many / index.INDEX, isolation_level=None) as other:
-    other.execute("BEGIN EXCLUSIVE")
-    assert rows(many) == expected
-    other.execute("COMMIT")
-
-
-def test_two_callers_at_once_say_the_same(many, generator):
-  command = [sys.executable, "-m", "larpo_jax.runs", str(many)]
-  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-  for _ in range(2):
-    both = [
-      subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) for _ in range(3)
-    ]
-    ended = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0, 0], ended
-    assert len(set(ended)) == 1
-    lines = ended[0][0].splitlines()
-    assert [line.split("\t")[0] for line in lines] == ["name", *sorted(truth(many))]
-    for _ in range(8):
-      change(many, generator)
-  assert {row["name"]: row for row in rows(many)} == truth(many)
 
 
 def test_columns_are_what_tells_runs_apart(tmp_path, generator):

@@ -45,11 +45,12 @@ def explain(argv: Sequence[str], config: Mapping[str, Any]) -> str | None:
 
 def _file(argv: Sequence[str]) -> Mapping[str, Any]:
   """The config that the command line names, without its overrides."""
-  for word, following in reversed([*itertools.pairwise([*argv, ""])]):  # the last one counts
+  config: Mapping[str, Any] = {}
+  for word, following in itertools.pairwise([*argv, ""]):
     name, given, value = word.partition("=")
     if name in ("--config", "-config"):
-      return flags.FLAGS["config"].parser.parse(value if given else following)
-  return {}
+      config = flags.FLAGS["config"].parser.parse(value if given else following) or {}
+  return config
 
 
 def _get(key: str, tree: Any) -> Any:
