@@ -105,6 +105,20 @@ def test_any_index_file_will_do(many, generator, how):
   many.chmod(0o755)
 
 
+def test_an_index_with_a_page_of_zeros_or_of_another_place_is_made_anew(many, generator):
+  expected = truth(many)
+  rows(many)
+  file = many / index.INDEX
+  content = file.read_bytes()
+  pages = [content[place : place + 4096] for place in range(0, len(content), 4096)]
+  for _ in range(12):
+    broken = [*pages]
+    page = generator.randrange(1, len(pages))
+    broken[page] = generator.choice((bytes(4096), pages[0]))
+    file.write_bytes(b"".join(broken))
+    assert {row["name"]: row for row in rows(many)} == expected
+
+
 def test_an_index_that_another_holds_for_long_is_done_without(many, monkeypatch):
   expected = rows(many)
   monkeypatch.setattr(index, "WAIT", 0.05)
