@@ -22,6 +22,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="FILE.py[:ARGUMENT]", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where all goes; the same one again resumes.")
+_WANDB = flags.DEFINE_string("wandb", None, "A Weights & Biases project; default: $LARPO_WANDB.")
 
 
 def main(argv: list[str]) -> int:
@@ -30,10 +31,12 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(f"stray words: {' '.join(argv[1:])}; an override is --config.KEY=VALUE")
   compiler.set_flags(os.environ)
   # jax, once the flags are right
-  from larpo_jax import loop, preemption, processes, train
+  from larpo_jax import loop, preemption, processes, tracking, train
   from larpo_jax import workdir as workdirs
   from larpo_jax.data import dataset
 
+  if _WANDB.value is not None:
+    os.environ[tracking.WANDB] = _WANDB.value
   logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
   workdir = os.path.abspath(str(_WORKDIR.value))
   try:

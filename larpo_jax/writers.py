@@ -1,4 +1,4 @@
-"""Metrics of a run: metrics.jsonl is the truth, TensorBoard a view of it, and progress bars."""
+"""Metrics of a run: metrics.jsonl is the truth, trackers are views of it; and progress bars."""
 
 from __future__ import annotations
 
@@ -13,34 +13,37 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
+from larpo_jax import tracking
 from larpo_jax import workdir as files
 
 METRICS = "metrics.jsonl"
-EVENTS = "tensorboard"
 
 
 class Writer:
-  """Appends rows {"stage", "step", name: number} to workdir/metrics.jsonl and to TensorBoard.
+  """Appends rows {"stage", "step", name: number} to workdir/metrics.jsonl and to its views.
+
+  The views are TensorBoard and, where $LARPO_WANDB names a project, Weights & Biases.
 
   Process 0 writes, the others do nothing. A number that is not finite is written as its name,
   "nan", "inf" or "-inf", so that every line is valid JSON.
   """
 
-  def __init__(self, workdir: str | os.PathLike):
-    """Raises OSError where the workdir cannot be written. A torn last line is removed."""
+  def __init__(self, workdir: str | os.PathLike, environment: Mapping[str, str] = os.environ):
+    """Raises OSError where the workdir cannot be written. A torn last line is removed.
+
+    Raises ValueError where Weights & Biases is asked for and not installed.
+    """
     self.workdir = Path(workdir)
     self._path = self.workdir / METRICS
     self._writes = jax.process_index() == 0
-    self._events: dict[str, EventsWriter] = {}
-    self._purge: dict[str, int] = {}
+    self._sinks: list[tracking.Sink] = []
     if self._writes:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      self._replace(files.read_jsonl(self._path))
+      rows = files.read_jsonl(self._path)
+      self._replace(rows)
+      self._sinks = tracking.sinks(self.workdir, environment, rows)
       self._file = self._path.open("a", encoding="utf-8")
 
   def write(self, step: int, metrics: Mapping[str, Any], stage: str = "train") -> None:
@@ -57,11 +60,8 @@ class Writer:
       self._file.flush()
     except OSError as error:
       raise files.unwritten(error, self._path, 1000) from error
-    values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-    event = Event(step=int(step), wall_time=time.time(), summary=Summary(value=values))
-    events = self._stage_events(stage)
-    events.write_event(event)
-    events.flush()  # tensorboardX's own writer would lose its queue to a kill
+    for sink in self._sinks:
+      sink.write(stage, int(step), numbers)
 
   def rewind(self, step: int, stage: str = "train") -> None:
     """Forgets what is after step in a stage: a run that goes on from there writes it again."""
@@ -71,35 +71,20 @@ class Writer:
     self._file.close()
     self._replace([row for row in rows if row["stage"] != stage or row["step"] <= step])
     self._file = self._path.open("a", encoding="utf-8")
-    self._purge[stage] = step + 1
-    if stage in self._events:
-      self._events.pop(stage).close()
+    for sink in self._sinks:
+      sink.rewind(stage, step)
 
   def close(self) -> None:
     """Flushes and closes all files."""
     if self._writes:
       self._file.close()
-      for events in self._events.values():
-        events.close()
+      for sink in self._sinks:
+        sink.close()
 
   def _replace(self, rows: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if not self._path.exists() or self._path.read_text(encoding="utf-8", errors="replace") != text:
       files.write_text(self._path, text)
-
-  def _stage_events(self, stage: str) -> EventsWriter:
-    """TensorBoard forgets, at a session's start, what earlier files say of its step and after."""
-    if stage not in self._events:
-      directory = self.workdir / EVENTS / stage
-      directory.mkdir(parents=True, exist_ok=True)
-      # The suffix, as two files that start in one second would be one.
-      events = EventsWriter(str(directory / "events"), filename_suffix=f".{time.time_ns()}")
-      if stage in self._purge:
-        start = SessionLog(status=SessionLog.START)
-        events.write_event(Event(step=self._purge[stage], file_version="brain.Event:2"))
-        events.write_event(Event(step=self._purge[stage], session_log=start))
-      self._events[stage] = events
-    return self._events[stage]
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:

@@ -229,6 +229,7 @@ def test_a_digest_is_of_the_settings():
   assert digest != config_lib.digest(config)
 
 
+REAL = "--config=experiments/real/preference_pairs.py"
 MAIN = """
 import sys
 from absl import app, flags
@@ -247,6 +248,10 @@ app.run(main, flags_parser=config.parse_flags)
     (["--config.loss.beta=0.5", "--config.rounds.count=2", "stray"], 0, "beta 0.5 2 ['stray']"),
     (["--config.optimizer.learning_rat=1"], 1, "did you mean 'optimizer.learning_rate'?"),
     (["--config.loss.label_smoothing=0.1"], 1, "config's loss has no 'label_smoothing'"),
+    (["--config.loss.beta=0.5", "--config.loss.bta=1"], 1, "--config.loss.bta: this config's loss"),
+    ([REAL, "--config.seed=3", "--config.supervised.steps=1"], 1, "write config.supervised in its"),
+    (["--config.seed=3", "--config.data.test.reader.name=x"], 1, "data.test.reader has no 'name'"),
+    (["--config=absent.py", "--config.seed=3"], 1, "No such file or directory: 'absent.py'"),
   ],
 )
 def test_overrides(words, code, said):
@@ -273,8 +278,13 @@ def test_overrides(words, code, said):
   ],
 )
 def test_a_typo_on_the_command_line_is_explained(word, said):
-  assert said in flags.explain(["main", "--config=x.py", word])
-  assert flags.explain(["main", "--config=x.py", "--workdir=y"]) is None
+  config = common.base()
+  right = ["--config.seed=1", "--config.loss.beta=0.5", "--config.data.train.path=x", "--workdir=y"]
+  for words in ([word], [word, *right], [*right, word]):
+    explained = flags.explain(["main", "--config=x.py", *words], config)
+    assert explained.startswith(word.split("=")[0])
+    assert said in explained
+  assert flags.explain(["main", "--config=x.py", *right, "--noconfig.export"], config) is None
 
 
 def test_the_node_of_a_sweep_is_replaced_whole():

@@ -14,11 +14,11 @@ FLOORS = [
   {"losses", "models", "data", "rewards", "worlds", "sharding", "lookup"}
   | {"hardware", "processes", "compiler"},
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
-  | {"objective"},
+  | {"objective", "tracking"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
   {"train", "session", "stage", "loop", "rounds", "curves"}
   | {"inputs", "evaluation", "starts", "cost"},
-  {"main", "inspect", "plan", "explain", "sweep", "report"},
+  {"main", "inspect", "plan", "explain", "sweep", "report", "runs"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from larpo_jax import curves, writers
+from larpo_jax import curves, tracking, writers
 
 
 def events(workdir, stage):
   """{(tag, step): value} as TensorBoard shows it: a restart hides what is at its step and after."""
   found = {}
-  for path in sorted((workdir / writers.EVENTS / stage).glob("events*")):
+  for path in sorted((workdir / tracking.EVENTS / stage).glob("events*")):
     content = path.read_bytes()
     while len(content) >= 12:
       (length,) = struct.unpack("<Q", content[:8])

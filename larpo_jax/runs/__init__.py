@@ -1,0 +1,1 @@
+"""All runs below a directory: listed, filtered, sorted."""
