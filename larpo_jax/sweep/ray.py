@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
@@ -152,8 +153,11 @@ def _connected(address: str) -> Any:
   except ImportError as error:
     raise ValueError("the launcher for Ray needs it: pip install 'larpo_jax[ray]'") from error
   here = dict(include_dashboard=False, object_store_memory=STORE) if address == "local" else {}
+  host, _, port = address.rpartition(":")
   try:
+    if port.isdigit():  # Ray itself would try for minutes
+      socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
     ray.init(address, log_to_driver=False, logging_level="ERROR", **here)
-  except (ConnectionError, RuntimeError, ValueError) as error:
+  except (OSError, RuntimeError, ValueError) as error:
     raise OSError(f"no cluster of Ray answers at {address!r}: {error}") from error
   return ray
