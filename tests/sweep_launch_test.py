@@ -14,7 +14,7 @@ from rich.console import Console
 from sweep_points_test import base
 
 from larpo_jax import preemption
-from larpo_jax.sweep import launch, local, points, view
+from larpo_jax.sweep import launch, local, points, ray, slurm, view
 
 ROOT = pathlib.Path(__file__).parent.parent
 CHANGES = [{"steps": steps} for steps in (1, 2, 3)]
@@ -172,6 +172,19 @@ def test_gpus_are_dealt_out_by_mesh():
   assert launcher.free(two)
   assert local.gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
   assert local.by_cores_and_memory() >= 1
+
+
+@pytest.mark.parametrize(
+  ("module", "extra", "make"),
+  [
+    ("submitit", "launch", lambda path: slurm.Slurm(path, {"time": "10"})),
+    ("ray", "ray", lambda path: ray.Ray({})),
+  ],
+)
+def test_an_engine_that_is_missing_names_its_extra(tmp_path, monkeypatch, module, extra, make):
+  monkeypatch.setitem(sys.modules, module, None)
+  with pytest.raises(ValueError, match=re.escape(f"pip install 'larpo_jax[{extra}]'")):
+    make(tmp_path)
 
 
 def test_a_real_sweep_is_stopped_and_goes_on(tmp_path):

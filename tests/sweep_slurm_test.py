@@ -210,6 +210,7 @@ def test_a_real_sweep_is_preempted_and_loses_its_launcher(node, tmp_path):
     ["scontrol", "show", "job", preempted], env=node, capture_output=True, text=True, check=True
   )
   assert "Restarts=1" in shown.stdout
+  assert "asked to stop: saving" in (tmp_path / "sweep" / names[0] / "log.txt").read_text()
 
 
 @pytest.mark.timeout(600)

@@ -1,11 +1,17 @@
-"""A launcher: actors of Ray, each of which runs one process on a node of the cluster."""
+"""A launcher: actors of Ray, each of which runs one process on a node of the cluster.
+
+Ray ends the jobs of a launcher that is killed: they go on from their last checkpoints when the same
+command is given again. Nodes need this package, and the sweep's directory at the same path.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import logging
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
@@ -151,9 +157,14 @@ def _connected(address: str) -> Any:
     import ray
   except ImportError as error:
     raise ValueError("the launcher for Ray needs it: pip install 'larpo_jax[ray]'") from error
-  here = dict(include_dashboard=False, object_store_memory=STORE) if address == "local" else {}
+  here: dict[str, Any] = {}
+  if address == "local":
+    here = dict(include_dashboard=False, object_store_memory=STORE)
+  host, _, port = address.rpartition(":")
   try:
-    ray.init(address, log_to_driver=False, logging_level="ERROR", **here)
-  except (ConnectionError, RuntimeError, ValueError) as error:
+    if port.isdigit():  # Ray itself would try for minutes
+      socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
+  except (OSError, RuntimeError, ValueError) as error:
     raise OSError(f"no cluster of Ray answers at {address!r}: {error}") from error
   return ray
