@@ -1,5 +1,6 @@
 """Launching, relaunching, failing and stopping; and one sweep of real runs, killed and resumed."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 from sweep_points_test import base
 
-from larpo_jax import preemption
+from larpo_jax import preemption, workdir
 from larpo_jax.sweep import launch, local, points, ray, slurm, view
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -117,6 +118,24 @@ def test_a_point_of_another_launcher_is_waited_for(tmp_path, monkeypatch):
   statuses = started(tmp_path, launcher, retries=0, show=show)
   assert states(statuses) == ["done"] * 3
   assert "elsewhere" in seen
+
+
+def test_a_point_whose_lock_is_held_is_not_even_started(tmp_path, monkeypatch):
+  monkeypatch.setattr(launch, "AGAIN", 0.05)
+  launcher, seen = Scripted(), []
+  held = tmp_path / "steps=1,seed=0"
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(workdir.claim(held))
+
+    def show(statuses):
+      seen.append(statuses[0].state)
+      if len(seen) == 5:
+        assert "steps=1,seed=0" not in launcher.submitted
+        stack.close()
+
+    assert states(started(tmp_path, launcher, retries=0, show=show)) == ["done"] * 3
+  assert seen[:5] == ["elsewhere"] * 5
+  assert launcher.submitted.count("steps=1,seed=0") == 1
 
 
 def test_a_stop_reaches_the_jobs_and_leaves_the_rest(tmp_path):

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from larpo_jax import preemption
+from larpo_jax.runs import read
 from larpo_jax.sweep import points as points_lib
 from larpo_jax.sweep.local import Launcher
 from larpo_jax.sweep.points import Point
@@ -130,8 +131,16 @@ def _submit(status: Status, directory: pathlib.Path, launcher: Launcher) -> None
   """Starts a job for a point and what is waiting of its group."""
   if time.monotonic() < status.due or not launcher.free(status.point.config):
     return
-  mates = [each for each in status.mates if each.state in ("waiting", "elsewhere")]
   if any(each.state == "running" for each in status.mates):
+    return
+  mates = []
+  for each in status.mates:
+    if each.state in ("waiting", "elsewhere"):
+      if read.running(directory / each.point.name):
+        each.state, each.due = "elsewhere", time.monotonic() + AGAIN
+      else:
+        mates.append(each)
+  if not mates:
     return
   names = [each.point.name for each in mates]
   for name in names:
