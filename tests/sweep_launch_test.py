@@ -234,6 +234,9 @@ def test_a_real_sweep_is_stopped_and_goes_on(tmp_path):
   assert first.returncode == preemption.REQUEUE, said
   assert not (tmp_path / "sweep" / "beta=0.5,seed=0" / "results").exists()
 
+  one = run("--only=0")
+  assert one.returncode == 0, one.stdout + one.stderr
+  assert len(json.loads((tmp_path / "sweep" / "sweep.json").read_text())) == 2, "all are known"
   second = run()
   assert second.returncode == 0, second.stdout + second.stderr
   assert "all 2 runs are done" in second.stdout

@@ -80,9 +80,8 @@ def main(argv: list[str]) -> int:
   try:
     path, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     only = [int(number) for number in _ONLY.value]
-    found = points.points(
-      configs.plain(_CONFIG.value), points.changes(path, _SWEEP.value), _SEEDS.value, only
-    )
+    given = (configs.plain(_CONFIG.value), points.changes(path, _SWEEP.value), _SEEDS.value)
+    found = points.points(*given, only)
     directory = pathlib.Path(str(_WORKDIR.value))
     if _DRY_RUN.value:
       table = Table("point", "seed", "directory")
@@ -90,6 +89,8 @@ def main(argv: list[str]) -> int:
         table.add_row(str(point.number), str(point.seed), point.name)
       console.print(table)
       return 0
+    directory.mkdir(parents=True, exist_ok=True)
+    workdir.write_json(directory / "sweep.json", list(points.index(points.points(*given))))
     return _launched(found, directory, console)
   except (ValueError, OSError) as error:
     print(f"larpo_jax: error: {configs.redact(str(error))}", file=sys.stderr)
@@ -98,8 +99,6 @@ def main(argv: list[str]) -> int:
 
 def _launched(found: list[points.Point], directory: pathlib.Path, console: Console) -> int:
   resources = dict(_pair(text) for text in _RESOURCES.value)
-  directory.mkdir(parents=True, exist_ok=True)
-  workdir.write_json(directory / "sweep.json", list(points.index(found)))
   if _LAUNCHER.value == "jobset":
     path = jobset.write(found, directory, resources, _RETRIES.value)
     console.print(f"nothing is launched; that does: kubectl apply -f {path}", soft_wrap=True)
