@@ -74,7 +74,7 @@ def train(
     parts["accumulation"] = config.accumulation
     if session.lanes is not None:
       specs = dict(loss=loss, optimizer=optimizer, steps=steps)
-      step = vectorised.step(session.lanes, (name, steps), **specs, **parts)
+      step = vectorised.step(session.lanes, **specs, **parts)
     else:
       step = train_step.make_train_step(loss=kernels, optimizer=chain, shardings=placed, **parts)
     return loop.fit(

@@ -2,7 +2,7 @@
 
 What the runs have in common is compiled once; their numbers are arguments. Batches are padded to
 common shapes, which changes nothing that a step computes. An accelerator takes the steps of all
-runs at once (`vmap`); a CPU, which one run fills, one after the other in the same program: there
+runs at once (`vmap`); a CPU, which one run fills, one after the other by the same program: there
 vmap was measured to take 1.4 to 2 times as long.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import functools
+import json
 from typing import Any
 
 import jax
@@ -23,6 +23,14 @@ from larpo_jax.types import Batch, LogProbs
 
 RATE = "optimizer.learning_rate"
 Numbers = dict[str, float]
+
+
+ROOM = 16  # rooms are multiples of this, so that other rounds need no other program
+
+
+def at_once() -> bool:
+  """Whether the steps of several runs are taken at once, here."""
+  return jax.default_backend() != "cpu"
 
 
 def numbers(loss: Any, optimizer: Mapping[str, Any]) -> Numbers:
@@ -42,7 +50,6 @@ def without_numbers(loss: Any) -> Any:
 
 def step(
   lanes: Lanes,
-  what: tuple[Any, ...],
   *,
   loss: Any,
   optimizer: Mapping[str, Any],
@@ -54,9 +61,11 @@ def step(
 ) -> Callable[..., Any]:
   """step(state, reference, batch, frozen) of one lane, as `train_step.make_train_step`'s.
 
-  what tells stages of different programs apart. All lanes that ask for it have the same model and
-  the same specs of loss and optimiser but for their `numbers`. frozen are those of the first lane.
+  Lanes whose specs of loss and optimiser are the same but for their `numbers` take it together, in
+  whatever stage they are; model and scorer are the same in all. frozen are those of the first lane.
   """
+  common = [without_numbers(loss), {**optimizer, "learning_rate": None}, steps, accumulation]
+  what = ("step", json.dumps(common, sort_keys=True))
   parts = dict(model=model, scorer=scorer, accumulation=accumulation)
 
   def one(state: Any, reference: Any, batch: Batch, frozen: Any, given: Numbers) -> Any:
@@ -65,26 +74,28 @@ def step(
     taken = train_step.make_step(loss=kernels, optimizer=chain, **parts)
     return taken(state, reference, batch, frozen)
 
-  @functools.partial(
-    jax.jit, donate_argnums=0, compiler_options=compiler.large_products(jax.default_backend())
-  )
   def several(states: Any, references: Any, batches: Any, frozen: Any, given: Any) -> Any:
-    every = _stacked(list(zip(states, references, batches, given, strict=True)))
-    run = lambda each: one(*each[:3], frozen, each[3])  # noqa: E731
-    found = (jax.lax.map if jax.default_backend() == "cpu" else _vmap)(run, every)
+    every = [_stacked(each) for each in (states, references, batches, given)]
+    found = jax.vmap(one, in_axes=(0, 0, 0, None, 0))(*every[:3], frozen, every[3])
     return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(states))]
 
-  jitted = lanes.once(("step", *what), lambda: several)
+  told = compiler.large_products(jax.default_backend())
+  program = several if at_once() else one
+  make = lambda: jax.jit(program, donate_argnums=0, compiler_options=told)  # noqa: E731
+  jitted = lanes.once(what, make)
   mine = numbers(loss, optimizer)
 
   def together(arguments: list[Any]) -> Sequence[Any]:
-    states, references, batches, frozen = zip(*arguments, strict=True)
-    frozen, given = zip(*frozen, strict=True)
+    states, references, batches, frozen, given = zip(*arguments, strict=True)
+    batches = tuple(alike(batches))
     with jax.set_mesh(mesh):
-      return jitted(states, references, alike(batches), frozen[0], given)
+      if at_once():
+        return jitted(states, references, batches, frozen[0], given)
+      each = zip(states, references, batches, given, strict=True)
+      return [jitted(*three, frozen[0], last) for *three, last in each]
 
   def run(state: Any, reference: Any, batch: Batch, frozen: Any = None) -> Any:
-    return lanes.together(("step", *what), together, (state, reference, batch, (frozen, mine)))
+    return lanes.together(what, together, (state, reference, batch, frozen, mine))
 
   return run
 
@@ -107,6 +118,7 @@ def alike(batches: Sequence[Batch]) -> list[Batch]:
   """Batches padded to one shape, on the host, and given one room."""
   prompt, response = (max(getattr(b, name).shape[-1] for b in batches) for name in _WIDTHS)
   room = 0 if any(b.room == 0 for b in batches) else max(b.room for b in batches)
+  room = -(-room // ROOM) * ROOM
   return [_padded(batch, prompt, response, room) for batch in batches]
 
 
@@ -125,10 +137,6 @@ def _padded(batch: Batch, prompt: int, response: int, room: int) -> Batch:
         wide = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
         changed[name] = np.pad(array, wide)
   return dataclasses.replace(batch, **changed)
-
-
-def _vmap(function: Callable[[Any], Any], every: Any) -> Any:
-  return jax.vmap(function)(every)
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
