@@ -33,7 +33,7 @@ class Launcher(Protocol):
     """Its exit code; None while it runs."""
 
   def cancel(self, job: Any) -> None:
-    """Asks it to save and stop."""
+    """Asks it to save and stop; called until it has."""
 
 
 class Job(NamedTuple):
