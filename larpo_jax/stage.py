@@ -138,7 +138,8 @@ def cache_reference(
     session.poll()
     return session.score(whole, session.put(batch))
 
-  reference.fill(batching.batches(data, epochs=1, shard=shard(), **feed), score, cache, total=total)
+  rows = batching.batches(data, epochs=1, shard=shard(), **feed)
+  reference.fill(rows, score, cache, total=total, waiting=session.poll)
   return reference.attach(cache)
 
 
