@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from larpo_jax import config as config_lib
-from larpo_jax import inputs, loop, preemption, rounds, session, stage, writers
+from larpo_jax import inputs, loop, preemption, retrieval, rounds, session, stage, writers
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.rewards import rules
 
@@ -99,7 +99,7 @@ def test_a_round_learns_from_the_rounds_that_are_remembered(memory, remembered, 
   prompts = inputs.prompts(here)
   rounds.learn(here, params, prompts, rules.brevity, before=BEFORE, evaluate=lambda _: reward(0.25))
   # A finished round's lists are read, not sampled.
-  own = [lists(rounds.retrieve(here, None, n, prompts, None)) for n in range(ROUNDS)]
+  own = [lists(retrieval.retrieve(here, None, n, prompts, None)) for n in range(ROUNDS)]
   assert len({json.dumps(each) for each in own}) == ROUNDS, "each round sampled anew"
   for call, numbers in zip(learnt, remembered, strict=True):
     assert lists(call["data"]) == [row for number in numbers for row in own[number]]
@@ -132,7 +132,7 @@ def test_a_round_starts_where_the_last_one_ended_on_the_next_prompts(run, learnt
 def test_lists_are_sampled_by_the_rounds_own_policy_and_scored_by_the_reward(run):
   here, params = run()
   prompts = inputs.prompts(here)
-  data = rounds.retrieve(here, params, 1, prompts, rules.brevity)
+  data = retrieval.retrieve(here, params, 1, prompts, rules.brevity)
   path = here.workdir / "rounds" / "1" / "candidates.jsonl"
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   questions = [line["prompt"] for line in lines]
@@ -148,7 +148,8 @@ def test_lists_are_sampled_by_the_rounds_own_policy_and_scored_by_the_reward(run
     assert read == line["responses"]
   # Another policy and another round say something else.
   other = dataclasses.replace(here, workdir=here.workdir / "other")
-  moved = rounds.retrieve(other, jax.tree.map(lambda x: 0.5 * x, params), 1, prompts, rules.brevity)
+  less = jax.tree.map(lambda x: 0.5 * x, params)
+  moved = retrieval.retrieve(other, less, 1, prompts, rules.brevity)
   assert lists(moved) != lists(data)
 
 
@@ -156,7 +157,7 @@ def test_prompts_that_come_again_are_answered_anew(run):
   here, params = run(prompts=ROUNDS * PROMPTS)
   prompts = inputs.prompts(here)
   here.config.rounds.prompts = 2 * len(prompts)  # each prompt twice in a round
-  data = rounds.retrieve(here, params, 0, prompts, rules.brevity)
+  data = retrieval.retrieve(here, params, 0, prompts, rules.brevity)
   answers = {}
   for source, (_, responses, _) in zip(data.sources.tolist(), lists(data)):
     answers.setdefault(source, []).append(responses)
@@ -184,15 +185,15 @@ def test_only_what_counts_is_decoded(run):
 def test_stopped_in_the_middle_of_sampling_a_round_is_sampled_again_the_same(run, tmp_path):
   whole, params = run()
   prompts = inputs.prompts(whole)
-  wanted = lists(rounds.retrieve(whole, params, 0, prompts, rules.brevity))
+  wanted = lists(retrieval.retrieve(whole, params, 0, prompts, rules.brevity))
   text = (tmp_path / "rounds" / "0" / "candidates.jsonl").read_text()
   elsewhere = tmp_path / "stopped"
   stopping = dataclasses.replace(whole, workdir=elsewhere, guard=StopsAt(2))
   with pytest.raises(loop.Preempted, match="the same command resumes"):
-    rounds.retrieve(stopping, params, 0, prompts, rules.brevity)
+    retrieval.retrieve(stopping, params, 0, prompts, rules.brevity)
   assert not list(elsewhere.rglob("*")), "half a round is no round"
   again = dataclasses.replace(stopping, guard=StopsAt(10**9))
-  assert lists(rounds.retrieve(again, params, 0, prompts, rules.brevity)) == wanted
+  assert lists(retrieval.retrieve(again, params, 0, prompts, rules.brevity)) == wanted
   assert (elsewhere / "rounds" / "0" / "candidates.jsonl").read_text() == text
 
 
@@ -206,11 +207,11 @@ def test_a_list_of_equal_scores_is_told_and_not_learnt_from(run, tmp_path):
     scores[:, 0] = [question != first for question in questions]
     return scores
 
-  data = rounds.retrieve(here, params, 0, prompts, partial)
+  data = retrieval.retrieve(here, params, 0, prompts, partial)
   assert len(data) == PROMPTS - 1
   assert data.report.rejected == {"all_tied": 1}
   assert len((tmp_path / "rounds" / "0" / "candidates.jsonl").read_text().splitlines()) == PROMPTS
-  assert rounds._described(here, 0)["candidates/all_tied"] == pytest.approx(1 / PROMPTS)
+  assert retrieval.described(here, 0)["candidates/all_tied"] == pytest.approx(1 / PROMPTS)
   level = lambda questions, answers: np.ones((len(questions), len(answers[0])))  # noqa: E731
   with pytest.raises(ValueError, match="every list has equal rewards"):
-    rounds.retrieve(here, params, 1, prompts, level)
+    retrieval.retrieve(here, params, 1, prompts, level)
