@@ -76,8 +76,8 @@ def build(session: Session, number: int, pools: Pools) -> store.TokenizedData:
   """The lists that a round learns from, built by rounds.lists of the pools it remembers.
 
   Read where they are already. Beside the token ids lies lists.jsonl, {"prompt", "responses",
-  "scores"} a line, which `readers.lists` reads; its scores are the labels that the loss sees. Raises
-  ValueError where no candidate is preferred to another.
+  "scores"} a line, which `readers.lists` reads: its scores are the labels that the loss sees.
+  Raises ValueError where no candidate is preferred to another.
   """
   directory = session.workdir / "rounds" / str(number)
   found = store.load(directory / "lists")
