@@ -80,7 +80,7 @@ def base():
 
   # Stages that an experiment may have. Write the whole node; its fields are in config/fields.py.
   config.supervised = None  # dict(examples, steps, batch_size, learning_rate, shared): imitation
-  config.rounds = None  # dict(count, prompts, candidates, max_tokens, ...): sample, rank, learn
+  config.rounds = None  # dict(count, prompts, candidates, lists, ...): sample, rank, build, learn
   config.world = None  # dict(name="arithmetic", ...): prompts and demonstrations without a data set
   config.reward = None  # dict(name="rules.exact", ...): what ranks the samples of a round
   return config

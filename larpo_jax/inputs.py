@@ -30,15 +30,21 @@ def prompts(session: Session) -> dataset.TokenizedData:
   config = session.config
   if config.world is None:
     return read(session, "train")
-  count = config.rounds.count * config.rounds.prompts
-  return problems(session, "prompts", count, split="train")
+  return problems(session, "prompts", _asked(session), split="train")
 
 
-def problems(session: Session, name: str, count: int, *, split: str) -> dataset.TokenizedData:
+def unrelated(session: Session) -> dataset.TokenizedData:
+  """As many prompts of the world's `unrelated` problems as the rounds have prompts."""
+  return problems(session, "unrelated", _asked(session), split="train", kind="unrelated")
+
+
+def problems(
+  session: Session, name: str, count: int, *, split: str, kind: str = "problems"
+) -> dataset.TokenizedData:
   """Problems of the world, by way of a file of prompts; never the demonstrations' own."""
   world = session.config.world
   seed = session.config.seed + 1_000_003
-  drawn = worlds.ask(world, "problems", count, seed=seed, split=split)
+  drawn = worlds.ask(world, kind, count, seed=seed, split=split)
   rows = [{"prompt": worlds.find(world["name"]).prompt(problem)} for problem in drawn]
   return read(session, "test", _lines(session, name, rows), "readers.prompts")
 
@@ -64,6 +70,12 @@ def read(session: Session, which: str, path: str = "", reader: str = "") -> data
     if which == "train":
       console.Console(stderr=True).print(truncation.table(data.report))
   return data
+
+
+def _asked(session: Session) -> int:
+  """How many prompts the rounds take."""
+  rounds = session.config.rounds
+  return rounds.prompts * (1 if rounds.prompt_split == "shared" else rounds.count)
 
 
 def _lines(session: Session, name: str, rows: list[dict[str, Any]]) -> str:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from larpo_jax import estimate, hardware, objective, optimizers, session, sharding, train_step
-from larpo_jax.data import batching, dataset
+from larpo_jax.data import batching, dataset, grouping
 from larpo_jax.estimate import Choices, Work
 from larpo_jax.models import config as config_lib
 from larpo_jax.models import lora, transformer
@@ -114,7 +114,8 @@ def batches(
     tokens = config.data.max_prompt, rounds.max_tokens
   if tokens is not None:
     P, R = tokens
-    K = rounds.candidates if rounds is not None else config.data.candidates or 2
+    last = rounds and grouping.widest(rounds, rounds.count - 1)
+    K = last or config.data.candidates or 2
     return [Work(responses=K, prompt=P, response=R, room=P + K * R, scored=K * R, **same)], 0
   data = dataset.from_node(config.data.to_dict(), tokenizer, "train")
   order = batching.schedule(

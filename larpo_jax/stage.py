@@ -46,12 +46,13 @@ def train(
   steps: int = -1,
   epochs: float = 1,
   evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+  reference: Any = None,
 ) -> Any:
   """The parameters after the stage; at once where its last checkpoint is there already.
 
-  params are where it starts and, for the kernels that read one, the reference. steps < 0 means as
-  many as the epochs take. Raises what `loop.fit` raises, and ValueError where the loss is not what
-  it has to be before the first step.
+  params are where it starts and, where no reference is given, that of the kernels that read one.
+  steps < 0 means as many as the epochs take. Raises what `loop.fit` raises, and ValueError where
+  the loss is not what it has to be where policy and reference are one.
   """
   config = session.config
   order = batching.schedule(data, batch_size=batch_size, shapes=config.data.shapes)
@@ -69,7 +70,8 @@ def train(
       restored = store.restore(state)
       if restored is not None and restored.step >= steps:
         return restored.state.params
-    batches, live = _feed(session, params, data, kernels, batch_size)
+    fixed = params if reference is None else reference
+    batches, live = _feed(session, fixed, data, kernels, batch_size)
     parts = dict(model=session.model, scorer=session.scorer, mesh=session.mesh)
     parts["accumulation"] = config.accumulation
     if session.lanes is not None:

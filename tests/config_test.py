@@ -175,6 +175,17 @@ def test_every_key_with_one_letter_changed_is_refused_with_the_right_one_named(s
     ("rounds.candidates", 1, "config.rounds.candidates=1, but listwise.listmle ranks a list"),
     ("rounds.top_p", 1.5, "must be above 0 and at most 1"),
     ("rounds.memory", "al", "must be one of none, previous, all"),
+    ("rounds.prompt_split", "sharde", "must be one of disjoint, shared"),
+    ("rounds.reference", "first", "must be one of round, start"),
+    ("rounds.negatives", "others", "must be one of sampled, other_prompt, unrelated"),
+    ("rounds.lists", "lists.whole", "config.rounds.lists='lists.whole' must be a spec"),
+    ("rounds.lists", {"name": "lists.best_wurst"}, "did you mean 'lists.best_worst'?"),
+    ("rounds.lists", {"name": "readers.pairs"}, "no 'readers.pairs'"),
+    ("rounds.lists", {"name": "lists.top_bottom", "positive": 1}, "did you mean 'positives'?"),
+    ("rounds.lists", {"name": "lists.rso", "keep": 2.5}, "keep=2.5 must be a whole number"),
+    ("rounds.lists", {"name": "lists.rso", "keep": 0}, "config.rounds.lists: keep=0 must be at"),
+    ("rounds.lists", {"name": "lists.rso", "beta": 0.0}, "lists.beta=0.0 must be above 0"),
+    ("rounds.lists", {"name": "lists.rso", "pairing": "al"}, "pairing='al' is not one of first"),
     ("reward", None, "config.rounds needs config.reward"),
     ("world", None, "config.tokenizer.path is empty"),
     ("rounds", None, "there is nothing to learn from"),
@@ -207,6 +218,27 @@ def test_data_settings_that_contradict_each_other():
     config.data[name] = True
     assert f"config.data.{name} is of a data set's responses" in refused(config)
     config.data[name] = False
+
+
+def test_settings_of_candidates_that_contradict_each_other():
+  config = common.base()
+  config.model.path, config.data.train.path = "somewhere", "rows.jsonl"
+  config.reward, config.rounds = dict(name="rules.brevity"), dict(count=1, prompts=1)
+  config_lib.validate(config)
+  for name, value, said in (
+    ("gold", True, "config.rounds.gold=True needs a config.world that has solution()"),
+    ("negatives", "unrelated", "needs a config.world that has unrelated()"),
+    ("negatives", "other_prompt", "give rounds.prompts at least 2"),
+  ):
+    config.rounds = dict(count=1, prompts=1, **{name: value})
+    assert said in refused(config)
+  config.world = dict(name="arithmetic")
+  config.rounds = dict(count=1, prompts=1, gold=True, candidates=1)
+  config_lib.validate(config)  # the gold answer is the second candidate
+  config.rounds.greedy = True
+  assert "config.rounds.greedy=True takes one of config.rounds.candidates=1" in refused(config)
+  config.rounds = dict(count=1, prompts=1, candidates=1)
+  assert "ranks a list: give at least 2" in refused(config)
 
 
 def test_secrets_are_struck_and_settings_kept():

@@ -16,7 +16,7 @@ FLOORS = [
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
   | {"objective", "tracking"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
-  {"train", "session", "stage", "loop", "rounds", "curves"}
+  {"train", "session", "stage", "loop", "rounds", "retrieval", "curves"}
   | {"inputs", "evaluation", "starts", "cost"},
   {"main", "inspect", "plan", "explain", "sweep", "report", "runs"},
 ]

@@ -1,76 +1,34 @@
-"""Rounds: what is sampled when, from which prompts, and what each round learns from."""
+"""Rounds: what each one starts from, what it learns from, and what lists are built of it."""
 
 import dataclasses
-import importlib.util
 import json
-import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
+import tiny_rounds
+from tiny_rounds import PROMPTS, ROUNDS, lists
 
-from larpo_jax import config as config_lib
-from larpo_jax import inputs, loop, preemption, rounds, session, stage, writers
+from larpo_jax import inputs, retrieval, rounds, stage, writers
+from larpo_jax.data import grouping, problems, readers, store
+from larpo_jax.data.candidates import Tokens
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.rewards import rules
 
-ROOT = pathlib.Path(__file__).parent.parent
-PROMPTS, ROUNDS = 6, 3
 BEFORE = {"gold/reward": 0.25}
-
-
-def reward(value):
-  return Evaluation({"gold/reward": float(value)}, [])
-
-
-class StopsAt:
-  """A guard that is asked to stop at its n-th poll."""
-
-  def __init__(self, poll):
-    self.left = poll
-
-  def poll(self, step):
-    self.left -= 1
-    return self.left <= 0
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
   """A session and its first parameters."""
-  path = ROOT / "experiments" / "quickstart.py"
-  spec = importlib.util.spec_from_file_location("quickstart", path)
-  page = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(page)
-  config = page.get_config("smoke")
-  config.rounds.update(count=ROUNDS, prompts=PROMPTS, batch_size=4)  # the second is a short one
-  config.mesh = dict(data=1, fsdp=1, tensor=-1)  # which leaves batches of any size
-  directory = tmp_path_factory.mktemp("session")
-  config.reference.cache_dir = str(directory)
-  checked = config_lib.validate(config)
-  return session.start(checked, directory, writers.Writer(directory), preemption.Guard())
+  return tiny_rounds.start(tmp_path_factory.mktemp("session"))
 
 
 @pytest.fixture
 def run(started, tmp_path):
   """The session in a workdir of its own, with settings of the rounds; and the parameters."""
-
-  def make(**settings):
-    found, params = started
-    config = found.config.copy_and_resolve_references()
-    config.rounds.update(settings)
-    writer = writers.Writer(tmp_path)
-    changes = dict(config=config, workdir=tmp_path, writer=writer, guard=StopsAt(10**9))
-    return dataclasses.replace(found, **changes), params
-
-  return make
-
-
-def lists(data):
-  """The rows of tokenised data as plain values, in order."""
-  return [
-    (row.prompt.tolist(), [ids.tolist() for ids in row.responses], row.labels)
-    for row in (data[index] for index in range(len(data)))
-  ]
+  return lambda **settings: (tiny_rounds.placed(started[0], tmp_path, **settings), started[1])
 
 
 @pytest.fixture
@@ -86,6 +44,10 @@ def learnt(monkeypatch):
   return calls
 
 
+def reward(value):
+  return Evaluation({"gold/reward": float(value)}, [])
+
+
 @pytest.mark.parametrize(
   ("memory", "remembered"),
   [
@@ -99,7 +61,8 @@ def test_a_round_learns_from_the_rounds_that_are_remembered(memory, remembered, 
   prompts = inputs.prompts(here)
   rounds.learn(here, params, prompts, rules.brevity, before=BEFORE, evaluate=lambda _: reward(0.25))
   # A finished round's lists are read, not sampled.
-  own = [lists(rounds.retrieve(here, None, n, prompts, None)) for n in range(ROUNDS)]
+  own = [lists(retrieval.retrieve(here, None, n, prompts, None)) for n in range(ROUNDS)]
+  own = [[row for row in rows if len(set(row[2])) > 1] for rows in own]
   assert len({json.dumps(each) for each in own}) == ROUNDS, "each round sampled anew"
   for call, numbers in zip(learnt, remembered, strict=True):
     assert lists(call["data"]) == [row for number in numbers for row in own[number]]
@@ -129,41 +92,6 @@ def test_a_round_starts_where_the_last_one_ended_on_the_next_prompts(run, learnt
     assert questions == wanted
 
 
-def test_lists_are_sampled_by_the_rounds_own_policy_and_scored_by_the_reward(run):
-  here, params = run()
-  prompts = inputs.prompts(here)
-  data = rounds.retrieve(here, params, 1, prompts, rules.brevity)
-  path = here.workdir / "rounds" / "1" / "candidates.jsonl"
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
-  questions = [line["prompt"] for line in lines]
-  answers = [line["responses"] for line in lines]
-  np.testing.assert_allclose(
-    [line["scores"] for line in lines], rules.brevity(questions, answers), rtol=1e-6
-  )
-  kept = {tuple(prompts[PROMPTS + n].prompt): line for n, line in enumerate(lines)}
-  for prompt, responses, labels in lists(data):
-    line = kept[tuple(prompt)]
-    np.testing.assert_allclose(labels, line["scores"], rtol=1e-6)
-    read = here.tokenizer.batch_decode(responses, skip_special_tokens=True)
-    assert read == line["responses"]
-  # Another policy and another round say something else.
-  other = dataclasses.replace(here, workdir=here.workdir / "other")
-  moved = rounds.retrieve(other, jax.tree.map(lambda x: 0.5 * x, params), 1, prompts, rules.brevity)
-  assert lists(moved) != lists(data)
-
-
-def test_prompts_that_come_again_are_answered_anew(run):
-  here, params = run(prompts=ROUNDS * PROMPTS)
-  prompts = inputs.prompts(here)
-  here.config.rounds.prompts = 2 * len(prompts)  # each prompt twice in a round
-  data = rounds.retrieve(here, params, 0, prompts, rules.brevity)
-  answers = {}
-  for source, (_, responses, _) in zip(data.sources.tolist(), lists(data)):
-    answers.setdefault(source, []).append(responses)
-  assert len(answers) == len(prompts)
-  assert all(len({json.dumps(each) for each in twice}) == len(twice) for twice in answers.values())
-
-
 def test_a_key_depends_on_the_seed_and_on_what_it_is_for(run):
   here, _ = run()
   config = here.config.copy_and_resolve_references()
@@ -172,28 +100,6 @@ def test_a_key_depends_on_the_seed_and_on_what_it_is_for(run):
   keys = [here.key(), here.key(2), here.key(3), here.key(2, 0), here.key(2, 1), other.key(2, 0)]
   assert len({jax.random.key_data(key).tobytes() for key in keys}) == len(keys)
   assert (jax.random.key_data(here.key(2, 1)) == jax.random.key_data(keys[4])).all()
-
-
-def test_only_what_counts_is_decoded(run):
-  here, _ = run()
-  (ids,) = here.tokenizer(["12+3"], add_special_tokens=False)["input_ids"]
-  mask = np.asarray([[[1, 0, 1, 1]]])
-  assert here.decode(np.asarray([[ids]]), mask) == [["1+3"]]
-
-
-def test_stopped_in_the_middle_of_sampling_a_round_is_sampled_again_the_same(run, tmp_path):
-  whole, params = run()
-  prompts = inputs.prompts(whole)
-  wanted = lists(rounds.retrieve(whole, params, 0, prompts, rules.brevity))
-  text = (tmp_path / "rounds" / "0" / "candidates.jsonl").read_text()
-  elsewhere = tmp_path / "stopped"
-  stopping = dataclasses.replace(whole, workdir=elsewhere, guard=StopsAt(2))
-  with pytest.raises(loop.Preempted, match="the same command resumes"):
-    rounds.retrieve(stopping, params, 0, prompts, rules.brevity)
-  assert not list(elsewhere.rglob("*")), "half a round is no round"
-  again = dataclasses.replace(stopping, guard=StopsAt(10**9))
-  assert lists(rounds.retrieve(again, params, 0, prompts, rules.brevity)) == wanted
-  assert (elsewhere / "rounds" / "0" / "candidates.jsonl").read_text() == text
 
 
 def test_a_list_of_equal_scores_is_told_and_not_learnt_from(run, tmp_path):
@@ -206,11 +112,131 @@ def test_a_list_of_equal_scores_is_told_and_not_learnt_from(run, tmp_path):
     scores[:, 0] = [question != first for question in questions]
     return scores
 
-  data = rounds.retrieve(here, params, 0, prompts, partial)
+  data = rounds.build(here, 0, {0: retrieval.retrieve(here, params, 0, prompts, partial)})
   assert len(data) == PROMPTS - 1
   assert data.report.rejected == {"all_tied": 1}
   assert len((tmp_path / "rounds" / "0" / "candidates.jsonl").read_text().splitlines()) == PROMPTS
-  assert rounds._described(here, 0)["candidates/all_tied"] == pytest.approx(1 / PROMPTS)
+  assert retrieval.described(here, 0)["candidates/all_tied"] == pytest.approx(1 / PROMPTS)
   level = lambda questions, answers: np.ones((len(questions), len(answers[0])))  # noqa: E731
-  with pytest.raises(ValueError, match="every list has equal rewards"):
-    rounds.retrieve(here, params, 1, prompts, level)
+  tied = retrieval.retrieve(here, params, 1, prompts, level)
+  with pytest.raises(ValueError, match="in round 1 every list has equal rewards"):
+    rounds.build(here, 1, {1: tied})
+  assert not (tmp_path / "rounds" / "1" / "lists").exists()
+
+
+# A prompt a line: its candidates of round 0 and of round 1, with their scores.
+BY_HAND = {
+  "1+1:": [[("=3", 0.2), ("=4", 0.2)], [("=2", 0.9), ("=3", 0.2)]],
+  "2+2:": [[("=4", 0.5), ("=5", 0.1)], [("=44", 0.7), ("=6", 0.0)]],
+}
+MERGED = [("1+1:", ["=2", "=3"], [0.9, 0.2]), ("2+2:", ["=44", "=6"], [0.7, 0.0])]
+REPLAYED = [("2+2:", ["=4", "=5"], [0.5, 0.1]), *MERGED]
+
+
+def pools(here, prompts):
+  """The two rounds of BY_HAND as `retrieval.retrieve` leaves them."""
+  ids = lambda text: np.asarray(here.tokenizer(text)["input_ids"], np.int32)  # noqa: E731
+  found = {}
+  for number in (0, 1):
+    directory = here.workdir / "rounds" / str(number) / "tokens"
+    with store.Writer(directory) as writer:
+      for place, (prompt, both) in enumerate(BY_HAND.items()):
+        texts, scores = zip(*both[number])
+        responses = [np.append(ids(text), prompts.end) for text in texts]
+        masks = [np.ones(len(each), bool) for each in responses]
+        writer.add(Tokens(ids(prompt), responses, masks, list(scores)), 7 + place)
+      writer.finish(problems.Report("by hand", 2, 2), pad=prompts.pad, end=prompts.end)
+    found[number] = store.load(directory)
+  return found
+
+
+def read(here, number):
+  """The lists of a round as `readers.lists` reads them: prompt, responses, labels."""
+  text = (here.workdir / "rounds" / str(number) / "lists.jsonl").read_text()
+  columns = dict(prompt="prompt", responses="responses", scores="scores")
+  rows = [readers.lists(json.loads(line), **columns) for line in text.splitlines()]
+  assert all(row.ranked for row in rows)
+  return [(row.prompt, row.responses, pytest.approx(row.labels)) for row in rows]
+
+
+@pytest.mark.parametrize(
+  ("settings", "wanted"),
+  [
+    (dict(prompt_split="shared"), MERGED),
+    (dict(prompt_split="disjoint"), REPLAYED),
+    (
+      dict(prompt_split="shared", lists=None, dedupe=True),
+      [
+        ("1+1:", ["=3", "=4", "=2"], [0.2, 0.2, 0.9]),
+        ("2+2:", ["=4", "=5", "=44", "=6"], [0.5, 0.1, 0.7, 0.0]),
+      ],
+    ),
+  ],
+  ids=["merged", "replayed", "merged and whole"],
+)
+def test_what_is_remembered_of_a_prompt_joins_its_candidates(settings, wanted, run):
+  here, _ = run(memory="all", candidates=2, **{"lists": dict(name="lists.best_worst"), **settings})
+  prompts = inputs.prompts(here)
+  data = rounds.build(here, 1, pools(here, prompts))
+  assert read(here, 1) == wanted
+  decode = here.tokenizer.decode
+  said = lambda ids: decode(ids, skip_special_tokens=True)  # noqa: E731
+  for (prompt, responses, labels), row in zip(wanted, lists(data), strict=True):
+    assert (said(row[0]), [said(ids) for ids in row[1]]) == (prompt, responses)
+    assert row[2] == pytest.approx(labels)
+    assert all(ids[-1] == prompts.end for ids in row[1])
+  assert set(data.sources.tolist()) == {7, 8}
+  assert data.candidates == grouping.widest(here.config.rounds, 1) >= data.widths.max()
+
+
+@pytest.mark.parametrize("split", ["disjoint", "shared"])
+def test_lists_are_drawn_by_seed_round_and_row(split, run):
+  here, params = run(lists=dict(name="lists.tournament"), memory="all", prompt_split=split)
+  prompts = inputs.prompts(here)
+  known = {n: retrieval.retrieve(here, params, n, prompts, rules.brevity) for n in (0, 1)}
+  found = lists(rounds.build(here, 1, known))
+  shutil.rmtree(here.workdir / "rounds" / "1" / "lists")  # as if killed before it was whole
+  assert lists(rounds.build(here, 1, known)) == found
+  first = lists(rounds.build(here, 0, {0: known[0]}))
+  assert (found[: len(first)] == first) == (split == "disjoint"), "a replay is of the same lists"
+  config = here.config.copy_and_resolve_references()
+  config.seed += 1
+  other = dataclasses.replace(here, config=config, workdir=here.workdir / "other")
+  assert lists(rounds.build(other, 1, known)) != found
+
+
+def test_lists_are_the_strategys_of_the_candidates_of_each_prompt(run):
+  here, params = run(lists=dict(name="lists.top_bottom", positives=2, negatives=1))
+  prompts = inputs.prompts(here)
+  pool = retrieval.retrieve(here, params, 0, prompts, rules.brevity)
+  found = lists(rounds.build(here, 0, {0: pool}))
+  wanted = []
+  for prompt, responses, scores in lists(pool):
+    best, second, *_, worst = np.argsort(-np.asarray(scores), kind="stable")
+    for better in (best, second):
+      if scores[better] > scores[worst]:
+        wanted.append((prompt, [responses[better], responses[worst]], [1.0, 0.0]))
+  assert found == wanted
+  assert len(found) > 1
+
+
+@pytest.mark.parametrize("reference", ["round", "start"])
+def test_the_reference_is_the_policy_of_the_round_or_of_the_start(reference, run, learnt):
+  here, params = run(reference=reference)
+  asked = inputs.prompts(here)
+  rounds.learn(here, params, asked, rules.brevity, before=BEFORE, evaluate=lambda _: reward(0.5))
+  for call in learnt:
+    assert call["settings"]["reference"] is (call["params"] if reference == "round" else params)
+
+
+def test_a_loss_sees_the_reference_that_a_stage_is_given(run):
+  here, params = run()
+  asked = inputs.prompts(here)
+  data = rounds.build(here, 0, {0: retrieval.retrieve(here, params, 0, asked, rules.brevity)})
+  less = jax.tree.map(lambda x: 0.9 * x, params)
+  how = dict(loss=here.config.loss, optimizer=here.config.optimizer, batch_size=4, steps=1)
+  for name, reference in (("own", None), ("other", less)):
+    stage.train(here, name, params, data, reference=reference, **how)
+  told = {row["stage"]: row for row in writers.read(here.workdir) if "rewards/margins" in row}
+  assert told["own"]["rewards/margins"] == pytest.approx(0, abs=1e-5)
+  assert abs(told["other"]["loss"] - told["own"]["loss"]) > 1e-3

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from larpo_jax import lookup
+from larpo_jax import lookup, worlds
+from larpo_jax.data import grouping
 
 
 def check(tree: Mapping[str, Any]) -> None:
   """Raises ValueError with the first contradiction of a tree whose single values are right."""
-  for checks in (_model, _data, _stages, _mesh):
+  for checks in (_model, _data, _stages, _rounds, _mesh):
     for problem in checks(tree):
       raise ValueError(problem)
 
@@ -45,7 +46,7 @@ def _data(tree: Mapping[str, Any]) -> Iterator[str]:
     if getattr(kernel, "compares", True):
       if rounds is None and data["candidates"] == 1:
         yield f"config.data.candidates=1, but {name} ranks a list: give at least 2, or 0 for all"
-      if rounds is not None and rounds["candidates"] == 1:
+      if rounds is not None and grouping.candidates(rounds) == 1:
         yield f"config.rounds.candidates=1, but {name} ranks a list: give at least 2"
     for setting, why in getattr(kernel, "requires", {}).items():
       if not get(tree, setting):
@@ -68,6 +69,30 @@ def _stages(tree: Mapping[str, Any]) -> Iterator[str]:
       yield f"config.data.{name} is of a data set's responses, and config.rounds samples its own"
   if rounds is None and not data and not alone:
     yield "config.data.train.path is empty and there are no rounds: there is nothing to learn from"
+
+
+def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
+  rounds, world = tree["rounds"], tree["world"]
+  if rounds is None:
+    return
+  if rounds["greedy"] and rounds["candidates"] == 1:
+    yield "config.rounds.greedy=True takes one of config.rounds.candidates=1: give at least 2"
+  if rounds["negatives"] == "other_prompt" and rounds["prompts"] == 1:
+    yield "config.rounds.negatives='other_prompt' needs another one: give rounds.prompts at least 2"
+  for setting, value, function in (
+    ("gold", True, "solution"),
+    ("negatives", "unrelated", "unrelated"),
+  ):
+    if rounds[setting] == value and not _has(world, function):
+      yield f"config.rounds.{setting}={value!r} needs a config.world that has {function}()"
+
+
+def _has(world: Any, function: str) -> bool:
+  """Whether the world has a function; a wrong world is said by its own check."""
+  try:
+    return world is not None and hasattr(worlds.find(world["name"]), function)
+  except (TypeError, KeyError, ValueError):
+    return True
 
 
 def _mesh(tree: Mapping[str, Any]) -> Iterator[str]:

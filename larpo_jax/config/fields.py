@@ -127,7 +127,20 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "rounds.top_k": Field(0, low=0),
   "rounds.steps_per_round": Field(-1, low=-1),
   "rounds.batch_size": Field(64, low=1),
+  # Which rounds' candidates a round learns from beside its own.
   "rounds.memory": Field("none", choices=("none", "previous", "all")),
+  # Other prompts each round, or the same: then what is remembered of a prompt joins its candidates.
+  "rounds.prompt_split": Field("disjoint", choices=("disjoint", "shared")),
+  # The reference: the policy at the start of the round, or before the first one.
+  "rounds.reference": Field("round", choices=("round", "start")),
+  # What is trained on of a prompt's candidates; None is lists.whole. A text counts once: dedupe.
+  "rounds.lists": Spec("larpo_jax.data", module="lists", optional=True),
+  "rounds.dedupe": Field(False),
+  "rounds.greedy": Field(False),  # the first of the candidates is the greedy answer
+  "rounds.gold": Field(False),  # the world's solution is one more candidate
+  # What the best candidate is to beat: the others, or what was sampled for another prompt of the
+  # round, or for a problem of the world's `unrelated`; scored as answers to this one.
+  "rounds.negatives": Field("sampled", choices=("sampled", "other_prompt", "unrelated")),
   "world": Spec("larpo_jax.worlds", optional=True),
   "reward": Spec("larpo_jax.rewards", optional=True),
 }

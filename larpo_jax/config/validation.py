@@ -16,6 +16,7 @@ from larpo_jax import lookup, worlds
 from larpo_jax.config import consistency
 from larpo_jax.config.fields import FIELDS, Field, Free, Node, Spec
 from larpo_jax.config.redaction import flat, plain
+from larpo_jax.data import grouping
 
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 
@@ -34,6 +35,7 @@ def validate(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
   for name, entry in FIELDS.items():
     if isinstance(entry, Spec):
       _spec(name, consistency.get(tree, name), entry)
+  _lists(tree["rounds"])
   complete = ml_collections.ConfigDict(tree)
   complete.lock()
   return complete
@@ -146,6 +148,15 @@ def _spec(name: str, spec: Any, entry: Spec) -> None:
       _type(f"{name}.{key}", given, kind)
   if isinstance(spec.get("beta"), int | float) and spec["beta"] <= 0:
     raise ValueError(f"config.{name}.beta={spec['beta']} must be above 0")
+
+
+def _lists(rounds: Mapping[str, Any] | None) -> None:
+  """Builds lists of made-up scores, so that a number out of range is said before any sampling."""
+  try:
+    if rounds is not None:
+      grouping.widest(rounds, 0)
+  except ValueError as error:
+    raise ValueError(f"config.rounds.lists: {error}") from error
 
 
 def _arguments(name: str, spec: dict[str, Any], entry: Spec) -> dict[str, Any]:

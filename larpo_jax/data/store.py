@@ -47,7 +47,7 @@ class TokenizedData:
     self.report = Report.from_json(meta["report"])
     self.pad: int = meta["pad"]
     self.end: int | None = meta["end"]  # ends a response: where sampling stops
-    self.candidates: int = meta["candidates"]  # responses of the longest list
+    self.candidates: int = meta["candidates"]  # responses of the longest list, at least
     arrays = {name: _map(directory / f"{name}.bin", kind) for name, kind in ARRAYS.items()}
     self._ids, self._mask, self._labels = arrays["ids"], arrays["mask"], arrays["labels"]
     self._optional = {
@@ -104,8 +104,11 @@ class TokenizedData:
 class Writer:
   """Writes a directory beside its final place and renames it there at the end."""
 
-  def __init__(self, directory: pathlib.Path) -> None:
-    """directory is the final place; what an exception leaves unfinished is removed."""
+  def __init__(self, directory: pathlib.Path, candidates: int = 0) -> None:
+    """directory is the final place; what an exception leaves unfinished is removed.
+
+    candidates: how many responses a list is given room for, if none is longer.
+    """
     self.directory = directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     self.unfinished = directory.with_name(f".{directory.name}-{uuid.uuid4().hex}")
@@ -114,7 +117,8 @@ class Writer:
       name: (self.unfinished / f"{name}.bin").open("wb") for name in ARRAYS
     }
     self._rejected = (self.unfinished / REJECTED).open("w", encoding="utf-8")
-    self._tokens = self._segments = self.candidates = 0
+    self._tokens = self._segments = 0
+    self.candidates = candidates
     self._optional: list[str] | None = None  # what the first row brought
 
   def __enter__(self) -> Writer:

@@ -3,6 +3,10 @@
 tokenizer() · problems(count, *, seed, split, start, ...) · prompt(problem) ·
 demonstrations(count, *, seed, split, start, ...) · gold(prompts, responses) ·
 accuracy(prompts, responses)
+
+A world may have two more, which `rounds.gold` and `rounds.negatives="unrelated"` need:
+solution(prompt), its right answer, and unrelated(count, *, seed, split, start, ...), problems whose
+answers have another form.
 """
 
 from __future__ import annotations

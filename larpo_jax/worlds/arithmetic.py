@@ -87,6 +87,18 @@ def problems(
   return [_problem(seed, index, least, most, split) for index in range(start, start + count)]
 
 
+def unrelated(
+  count: int, *, seed: int, steps: int | tuple[int, int] = 3, split: str = "train", start: int = 0
+) -> list[Problem]:
+  """`problems` whose answers have another form: of one step fewer than the least of steps.
+
+  Of one more than the most where the least is 1.
+  """
+  least, most = (steps, steps) if isinstance(steps, int) else steps
+  other = least - 1 if least > 1 else most + 1
+  return problems(count, seed=seed, steps=other, split=split, start=start)
+
+
 def split_of(problem: Problem) -> str:
   """The split that a problem belongs to, by its hash."""
   digest = hashlib.blake2b(prompt(problem).encode(), digest_size=4).digest()
@@ -110,8 +122,9 @@ def parse(text: str) -> Problem:
   return problem
 
 
-def solution(problem: Problem) -> str:
-  """The worked steps, a line each, and the answer."""
+def solution(problem: Problem | str) -> str:
+  """The worked steps, a line each, and the answer; ValueError where a text states no problem."""
+  problem = parse(problem) if isinstance(problem, str) else problem
   return _worked(problem, problem.values)
 
 

@@ -1,0 +1,52 @@
+"""From a config's rounds to the lists of a prompt: by which strategy, of how many candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from larpo_jax import lookup
+from larpo_jax.data.lists import Ranked, Strategy
+
+REMEMBERED = {"none": 1, "previous": 2}  # rounds that a round learns from, its own among them
+
+
+def resolve(spec: Mapping[str, Any] | None) -> Strategy:
+  """The strategy of rounds.lists; None is `lists.whole`. Raises what `lookup.resolve` raises."""
+  return lookup.resolve(spec or dict(name="lists.whole"), "larpo_jax.data")
+
+
+def group(
+  strategy: Strategy,
+  texts: Sequence[str],
+  scores: Sequence[float],
+  rng: np.random.Generator,
+  *,
+  dedupe: bool,
+) -> list[Ranked]:
+  """The lists of a prompt with these responses; dedupe keeps a text's first place alone."""
+  first = {text: place for place, text in reversed(list(enumerate(texts)))}
+  kept = sorted(first.values()) if dedupe else list(range(len(texts)))
+  found = strategy(np.asarray([scores[place] for place in kept]), rng)
+  return [Ranked([kept[place] for place in places], labels) for places, labels in found]
+
+
+def remembered(rounds: Mapping[str, Any], number: int) -> range:
+  """The rounds that round `number` learns from, up to its own."""
+  return range(max(0, number + 1 - REMEMBERED.get(rounds["memory"], number + 1)), number + 1)
+
+
+def widest(rounds: Mapping[str, Any], number: int) -> int:
+  """Responses of the longest list that round `number` can have; 0 where it can have none."""
+  count = candidates(rounds)
+  if rounds["prompt_split"] == "shared":
+    count *= len(remembered(rounds, number))
+  found = resolve(rounds["lists"])(np.arange(count, dtype=float), np.random.default_rng(0))
+  return max((len(places) for places, _ in found), default=0)
+
+
+def candidates(rounds: Mapping[str, Any]) -> int:
+  """Responses to a prompt that a round makes: sampled, and from elsewhere."""
+  return rounds["candidates"] + (rounds["gold"] or rounds["negatives"] != "sampled")
