@@ -72,10 +72,10 @@ def train(
         return restored.state.params
     fixed = params if reference is None else reference
     batches, live = _feed(session, fixed, data, kernels, batch_size)
-    parts = dict(model=session.model, scorer=session.scorer, mesh=session.mesh)
+    parts: dict[str, Any] = dict(model=session.model, scorer=session.scorer, mesh=session.mesh)
     parts["accumulation"] = config.accumulation
     if session.lanes is not None:
-      specs = dict(loss=loss, optimizer=optimizer, steps=steps)
+      specs: dict[str, Any] = dict(loss=loss, optimizer=optimizer, steps=steps)
       step = vectorised.step(session.lanes, **specs, **parts)
     else:
       step = train_step.make_train_step(loss=kernels, optimizer=chain, shardings=placed, **parts)

@@ -75,12 +75,12 @@ def step(
     return taken(state, reference, batch, frozen)
 
   def several(states: Any, references: Any, batches: Any, frozen: Any, given: Any) -> Any:
-    every = [_stacked(each) for each in (states, references, batches, given)]
-    found = jax.vmap(one, in_axes=(0, 0, 0, None, 0))(*every[:3], frozen, every[3])
+    state, reference, batch, own = map(_stacked, (states, references, batches, given))
+    found = jax.vmap(one, in_axes=(0, 0, 0, None, 0))(state, reference, batch, frozen, own)
     return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(states))]
 
   told = compiler.large_products(jax.default_backend())
-  program = several if at_once() else one
+  program: Callable[..., Any] = several if at_once() else one
   make = lambda: jax.jit(program, donate_argnums=0, compiler_options=told)  # noqa: E731
   jitted = lanes.once(what, make)
   mine = numbers(loss, optimizer)
@@ -91,8 +91,8 @@ def step(
     with jax.set_mesh(mesh):
       if at_once():
         return jitted(states, references, batches, frozen[0], given)
-      each = zip(states, references, batches, given, strict=True)
-      return [jitted(*three, frozen[0], last) for *three, last in each]
+      every = zip(states, references, batches, given, strict=True)
+      return [jitted(*three, frozen[0], last) for *three, last in every]
 
   def run(state: Any, reference: Any, batch: Batch, frozen: Any = None) -> Any:
     return lanes.together(what, together, (state, reference, batch, frozen, mine))
@@ -123,13 +123,13 @@ def alike(batches: Sequence[Batch]) -> list[Batch]:
 
 
 _WIDTHS = ("prompt", "response")
-_OF_TOKENS = {"prompt": ("prompt", "prompt_mask")}
-_OF_TOKENS["response"] = ("response", "response_mask", "span", "reference")
+_OF_PROMPT = ("prompt", "prompt_mask")
+_OF_RESPONSE = ("response", "response_mask", "span", "reference")
 
 
 def _padded(batch: Batch, prompt: int, response: int, room: int) -> Batch:
   changed: dict[str, Any] = {"room": room}
-  for width, names in ((prompt, _OF_TOKENS["prompt"]), (response, _OF_TOKENS["response"])):
+  for width, names in ((prompt, _OF_PROMPT), (response, _OF_RESPONSE)):
     for name in names:
       array = getattr(batch, name)
       if array is not None:

@@ -68,7 +68,7 @@ def side_by_side(directory: pathlib.Path, names: list[str], guard: Any) -> int:
 
   threads = [threading.Thread(target=run, args=each) for each in enumerate(names)]
   before = sys.stdout, sys.stderr
-  sys.stdout = sys.stderr = output  # type: ignore[assignment]
+  sys.stdout = sys.stderr = output
   try:
     for thread in threads:
       thread.start()
