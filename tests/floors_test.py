@@ -17,7 +17,7 @@ FLOORS = [
   | {"objective"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
   {"train", "session", "stage", "loop", "rounds", "curves"}
-  | {"inputs", "evaluation", "starts", "cost"},
+  | {"inputs", "evaluation", "pools", "pool_curves", "starts", "cost"},
   {"main", "inspect", "plan", "explain", "sweep", "report"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

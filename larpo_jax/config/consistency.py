@@ -10,7 +10,7 @@ from larpo_jax import lookup
 
 def check(tree: Mapping[str, Any]) -> None:
   """Raises ValueError with the first contradiction of a tree whose single values are right."""
-  for checks in (_model, _data, _stages, _mesh):
+  for checks in (_model, _data, _stages, _pools, _mesh):
     for problem in checks(tree):
       raise ValueError(problem)
 
@@ -68,6 +68,15 @@ def _stages(tree: Mapping[str, Any]) -> Iterator[str]:
       yield f"config.data.{name} is of a data set's responses, and config.rounds samples its own"
   if rounds is None and not data and not alone:
     yield "config.data.train.path is empty and there are no rounds: there is nothing to learn from"
+
+
+def _pools(tree: Mapping[str, Any]) -> Iterator[str]:
+  evaluate = tree["evaluate"]
+  names = [f"{temperature:g}" for temperature in evaluate["temperatures"]]
+  if evaluate["samples"] and tree["world"] is None:
+    yield "config.evaluate.samples needs config.world, whose checker says what is right; or set 0"
+  if len(set(names)) < len(names):
+    yield f"config.evaluate.temperatures={', '.join(names)} has one of them twice: drop it"
 
 
 def _mesh(tree: Mapping[str, Any]) -> Iterator[str]:
