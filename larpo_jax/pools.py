@@ -26,8 +26,8 @@ def shares(rows: int, samples: int, batch_size: int, devices: int) -> Shares:
   """About batch_size responses at a time, and a prompt for each device at least."""
   each = min(batch_size // (devices * samples), -(-rows // devices))
   prompts = devices * max(each, 1)
-  calls = -(-samples * prompts // batch_size)
-  candidates = -(-samples // calls)
+  calls = -(-samples // max(batch_size // prompts, 1))
+  candidates = -(-samples // calls)  # so that the last call draws few in vain
   return Shares(prompts, candidates, -(-samples // candidates))
 
 

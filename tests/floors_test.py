@@ -18,7 +18,7 @@ FLOORS = [
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
   {"train", "session", "stage", "loop", "rounds", "curves"}
   | {"inputs", "evaluation", "pools", "pool_curves", "starts", "cost"},
-  {"main", "inspect", "plan", "explain", "sweep", "report"},
+  {"main", "inspect", "plan", "explain", "sweep", "report", "winrate"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 MODULES = sorted(PACKAGE.rglob("*.py"))
