@@ -77,6 +77,9 @@ def base():
 
   config.checkpoint = dict(every=100, keep=3)  # steps between saves; how many are kept
   config.evaluate = dict(every=0, rows=256)  # steps between evaluations, 0: at the ends; test rows
+  config.evaluate.samples = 0  # a prompt, for Pass@N, best-of-N and majority at the ends; 0: off
+  config.evaluate.temperatures = (1.0,)  # of those samples, one pool each
+  config.evaluate.batch_size = 256  # of those samples at a time, as memory allows
 
   # Stages that an experiment may have. Write the whole node; its fields are in config/fields.py.
   config.supervised = None  # dict(examples, steps, batch_size, learning_rate, shared): imitation
@@ -98,7 +101,7 @@ def smoke(config):
   config.data.max_response = min(config.data.max_response, 32)
   config.log_every = 1
   config.checkpoint.every = 1
-  config.evaluate = dict(every=0, rows=8)
+  config.evaluate.update(every=0, rows=8, samples=min(config.evaluate.samples, 4))
   if config.supervised:
     config.supervised.update(examples=32, steps=2, batch_size=8 * config.accumulation)
   if config.rounds:

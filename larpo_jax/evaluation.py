@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from larpo_jax import inputs, stage, worlds
+from larpo_jax import inputs, pools, stage, worlds
 from larpo_jax.data import batching
 from larpo_jax.evaluators import generation, preference
 from larpo_jax.evaluators.generation import Evaluation
@@ -28,15 +28,24 @@ def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
   return found
 
 
+def ends(session: Session, start: Any, params: Any) -> Evaluation:
+  """`evaluate` and, where config.evaluate.samples says so, pools: what both ends of a run have."""
+  found = evaluate(session, start, params)
+  if not session.config.evaluate.samples:
+    return found
+  more = pools.measure(session, params)
+  by_row = {line["row"]: line for line in more.lines}
+  joined = lambda line: line | by_row[line["row"]] if line["set"] == "written" else line  # noqa: E731
+  return Evaluation(found.numbers | more.numbers, [joined(line) for line in found.lines])
+
+
 def written(session: Session, start: Any, params: Any) -> Evaluation:
   """What the policy writes to unseen problems of the world."""
   world = worlds.find(session.config.world["name"])
   data = inputs.problems(session, "test", session.config.evaluate.rows, split="test")
-  size, config = len(data), session.config
-  limit = config.rounds.max_tokens if config.rounds is not None else config.data.max_response
-  asked = next(batching.prompt_batches(data, batch_size=size, shuffle=False, shapes=1))
+  asked = next(batching.prompt_batches(data, batch_size=len(data), shuffle=False, shapes=1))
   texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
-  draw = functools.partial(session.sample, max_tokens=limit, eos=data.end, pad=data.pad)
+  draw = functools.partial(session.sample, **inputs.ending(session, data))
   return generation.generation(
     lambda *asked, **how: stage.gathered(draw(*asked, **how)),
     lambda params, batch: stage.gathered(session.score(session.whole(params), batch)),

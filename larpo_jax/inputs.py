@@ -49,6 +49,13 @@ def problems(
   return read(session, "test", _lines(session, name, rows), "readers.prompts")
 
 
+def ending(session: Session, data: dataset.TokenizedData) -> dict[str, Any]:
+  """Where answers to data's prompts end, for `Session.sample`."""
+  config = session.config
+  limit = config.rounds.max_tokens if config.rounds is not None else config.data.max_response
+  return dict(max_tokens=limit, eos=data.end, pad=data.pad)
+
+
 def read(session: Session, which: str, path: str = "", reader: str = "") -> dataset.TokenizedData:
   """The rows of config.data's train or test, or of another path and reader under its limits.
 

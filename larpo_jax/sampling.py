@@ -32,7 +32,7 @@ class _Options(NamedTuple):
   max_tokens: int
   eos: tuple[int, ...]
   pad: int
-  temperature: float
+  greedy: bool
   top_k: int
   top_p: float
 
@@ -61,6 +61,7 @@ def sample(
   top_k: int = 0,
   top_p: float = 1.0,
   rows: Array | None = None,
+  first: int = 0,
 ) -> Samples:
   """Samples responses; jitted, and sharded as the prompts are.
 
@@ -81,12 +82,16 @@ def sample(
     top_k: keeps the k most likely tokens; 0 keeps all.
     top_p: then keeps the fewest most likely tokens whose probabilities sum to at least this.
     rows: int [B], the number of each prompt; its place in the batch by default.
+    first: the number of the first candidate, so that many can be drawn a few at a time.
 
   Raises:
     ValueError: an argument out of its range, or a prompt without a token.
   """
-  if candidates < 1 or max_tokens < 1:
-    raise ValueError(f"candidates={candidates} and max_tokens={max_tokens} must be at least 1")
+  if candidates < 1 or max_tokens < 1 or first < 0:
+    raise ValueError(
+      f"candidates={candidates} and max_tokens={max_tokens} must be at least 1, and first={first} "
+      "at least 0"
+    )
   if not (temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
     raise ValueError(
       f"temperature={temperature} and top_k={top_k} must be at least 0, and 0 < top_p={top_p} <= 1"
@@ -98,19 +103,22 @@ def sample(
     raise ValueError(f"prompt {row} has no token to continue; begin it with the BOS token")
   ends = tuple(int(token) for token in np.atleast_1d(eos))
   options = _Options(
-    candidates, max_tokens, ends, int(pad), float(temperature), int(top_k), float(top_p)
+    candidates, max_tokens, ends, int(pad), temperature == 0, int(top_k), float(top_p)
   )
   rows = jnp.arange(prompt.shape[0]) if rows is None else rows
-  return _sample(model, params, prompt, prompt_mask, rows, key, options)
+  # Arguments of the program, so that one serves every temperature and every part of a list.
+  numbers = (np.float32(temperature), np.int32(first))
+  return _sample(model, params, prompt, prompt_mask, rows, key, numbers, options)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6))
-def _sample(model, params, prompt, prompt_mask, rows, key, options):
+@functools.partial(jax.jit, static_argnums=(0, 7))
+def _sample(model, params, prompt, prompt_mask, rows, key, numbers, options):
   net = nnx.merge(model, params)
   given = prompts.split(prompt, prompt_mask)
   prefix = prompts.prefill(net, given)
   lists = (prompt.shape[0], options.candidates)
-  keys = _keys(key, rows, options.candidates)
+  temperature, first = numbers
+  keys = _keys(key, rows, first, options.candidates)
   length = jnp.broadcast_to(given.length, lists)
   state = _Decoding(
     step=jnp.zeros((), jnp.int32),
@@ -129,7 +137,7 @@ def _sample(model, params, prompt, prompt_mask, rows, key, options):
       past=state.past,
     )
     logits = net.logits(hidden[:, :, 0])  # [B, K, V]
-    token = _choose(logits, keys, state.step, options)
+    token = _choose(logits, keys, state.step, temperature, options)
     samples = _append(state.samples, state.step, token, logits, options)
     return _Decoding(state.step + 1, token, past, samples)
 
@@ -139,11 +147,11 @@ def _sample(model, params, prompt, prompt_mask, rows, key, options):
   return jax.lax.while_loop(unfinished, body, state).samples
 
 
-def _keys(key: jax.Array, rows: Array, candidates: int) -> jax.Array:
-  """A key for each row and candidate, [B, K]."""
+def _keys(key: jax.Array, rows: Array, first: Array, candidates: int) -> jax.Array:
+  """A key for each row and candidate from the first on, [B, K]."""
   fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
   each = fold(key, rows)
-  return jax.vmap(fold, in_axes=(0, None))(each, jnp.arange(candidates))
+  return jax.vmap(fold, in_axes=(0, None))(each, first + jnp.arange(candidates))
 
 
 def _nothing(lists: tuple[int, int], options: _Options) -> Samples:
@@ -173,11 +181,13 @@ def _append(
   return Samples(response, mask, logprob, samples.finished | ended)
 
 
-def _choose(logits: jax.Array, keys: jax.Array, step: jax.Array, options: _Options) -> jax.Array:
+def _choose(
+  logits: jax.Array, keys: jax.Array, step: jax.Array, temperature: Array, options: _Options
+) -> jax.Array:
   """The next token [B, K] of logits [B, K, V]."""
-  if options.temperature == 0:
+  if options.greedy:
     return _argmax(logits)
-  logits = logits / options.temperature
+  logits = logits / temperature
   vocab = logits.shape[-1]
   tokens = None  # which tokens the kept logits are; None for all in their order
   if 0 < options.top_k < vocab or options.top_p < 1:

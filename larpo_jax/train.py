@@ -17,6 +17,7 @@ from larpo_jax import (
   evaluation,
   inputs,
   lookup,
+  pool_curves,
   preemption,
   rounds,
   stage,
@@ -78,7 +79,7 @@ def run_guarded(
       writer.close()
     if jax.process_index() == 0:
       summary["cost"] = cost.of(directory)
-      pictures = curves.plot(directory)
+      pictures = [*curves.plot(directory), *pool_curves.plot(summary, directory / "curves")]
       workdir_lib.write_json(done, summary)
       _show(summary)
       print("\n".join(["wrote", *(f"  {path}" for path in (*pictures, directory / "export"))]))
@@ -90,13 +91,14 @@ def _stages(session: Session, params: Any) -> dict[str, Any]:
   if config.supervised is not None:
     params = _supervised(session, params)
   evaluate = functools.partial(evaluation.evaluate, session, params)
-  before = stage.remembered(session, "before", lambda: evaluate(params))
+  ends = functools.partial(evaluation.ends, session, params)
+  before = stage.remembered(session, "before", lambda: ends(params))
   if config.rounds is not None:
     prompts, reward = inputs.prompts(session), lookup.resolve(config.reward, "larpo_jax.rewards")
     learned = rounds.learn(session, params, prompts, reward, before=before, evaluate=evaluate)
   else:
     learned = _align(session, params, lambda params: evaluate(params).numbers)
-  after = stage.remembered(session, "after", lambda: evaluate(learned))
+  after = stage.remembered(session, "after", lambda: ends(learned))
   if config.rounds is not None:
     rounds.tell(session, config.rounds.count, after)
   if config.export:
@@ -162,3 +164,6 @@ def _show(summary: Mapping[str, Mapping[str, float]]) -> None:
       before, after = (summary[side][name] for side in ("before", "after"))
       shown.add_row(title, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
   console.Console().print(shown)
+  of_pools = pool_curves.table(summary)
+  if of_pools is not None:
+    console.Console().print(of_pools)

@@ -191,6 +191,12 @@ def test_every_key_with_one_letter_changed_is_refused_with_the_right_one_named(s
     ("rounds", None, "there is nothing to learn from"),
     ("mesh.fsdp", 0, "has an axis of 0 devices"),
     ("mesh.fsdp", -1, "more than one -1"),
+    ("evaluate.temperatures", (1.0, 0), "config.evaluate.temperatures=0 must be above 0"),
+    ("evaluate.temperatures", (), "config.evaluate.temperatures=() must be a tuple of numbers"),
+    ("evaluate.temperatures", 0.5, "config.evaluate.temperatures=0.5 must be a tuple of numbers"),
+    ("evaluate.temperatures", ("hot",), "config.evaluate.temperatures='hot' must be a number"),
+    ("evaluate.temperatures", (0.5, 1, 1.0), "0.5, 1, 1 has one of them twice"),
+    ("evaluate.samples", -1, "config.evaluate.samples=-1 must be at least 0"),
     ("data.skip", ("mising",), "config.data.skip='mising' must be one of"),
   ],
 )
@@ -212,6 +218,9 @@ def test_data_settings_that_contradict_each_other():
   assert "config.data.candidates=1, but pairwise.dpo ranks a list" in refused(config)
   config.loss = dict(name="pointwise.sft")
   config_lib.validate(config)
+  config.evaluate.samples = 10
+  assert "config.evaluate.samples needs config.world" in refused(config)
+  config.evaluate.samples = 0
   config.reward, config.rounds = dict(name="rules.brevity"), dict(count=1, prompts=8)
   config_lib.validate(config)
   for name in ("spans", "mismatched"):

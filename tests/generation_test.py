@@ -59,6 +59,7 @@ def test_rewards_and_lengths_are_of_greedy_answers_and_kl_of_samples():
   assert found["length"] == pytest.approx(7 / 3)
   assert found["finished"] == pytest.approx(2 / 3)
   assert found["kl"] == pytest.approx(2.0) == np.mean(ratio)
+  assert found["kl_k3"] == pytest.approx(np.mean(np.exp(-ratio) - 1 + ratio))
   assert found["kl_stderr"] == pytest.approx(np.std(ratio) / np.sqrt(3))
 
   # A line a prompt, whose means are the numbers.
@@ -71,6 +72,30 @@ def test_rewards_and_lengths_are_of_greedy_answers_and_kl_of_samples():
     "logprob": -4.0,
     "start_logprob": -7.0,
   }
+
+
+def test_k3_is_the_kl_never_negative_and_steadier_near_the_start(seed):
+  generator = np.random.default_rng(seed)
+  count, prompts = 40_000, generation.Prompts(["p"] * 40_000, np.ones((40_000, 1, 1)), None)
+  start = generator.dirichlet(np.full(6, 5.0))
+  policy = start * np.exp(generator.normal(0, 0.2, 6))
+  policy /= policy.sum()
+  drawn = generator.choice(6, (count, 1, 1), p=policy)
+  samples = Samples(
+    drawn, np.ones(drawn.shape, np.float32), np.log(policy)[drawn], drawn[..., 0] < 9
+  )
+  _, lines = generation.generation(
+    lambda *asked, **how: samples,
+    lambda params, batch: LogProbs(token=np.log(start)[batch.response], mask=batch.response_mask),
+    None, None, prompts, decode=lambda ids, mask: [[""]] * count, judges={}, key=None,
+  )  # fmt: skip
+  exact = np.sum(policy * np.log(policy / start))
+  plain, k3 = (np.array([line[name] for line in lines]) for name in ("kl", "kl_k3"))
+  assert np.all(k3 >= 0)
+  assert np.any(plain < 0)
+  for each in (plain, k3):
+    assert abs(each.mean() - exact) < 6 * each.std() / np.sqrt(count)
+  assert k3.std() < plain.std() / 2
 
 
 def test_means_are_by_weight_and_what_does_not_count_has_no_line():

@@ -167,6 +167,20 @@ def test_a_prompt_gets_the_same_responses_in_any_batch(seed):
   repeated = [np.repeat(x[:, None], 3, 1) for x in (prompt, mask)]
   np.testing.assert_array_equal(sample(model, params, *repeated, seed).response, wanted)
   assert np.any(sample(model, params, prompt, mask, seed + 1).response != wanted)
+  later = sample(model, params, prompt, mask, seed, candidates=2, first=1)
+  np.testing.assert_array_equal(later.response, wanted[:, 1:])
+
+
+def test_one_program_serves_every_temperature_and_every_part_of_a_list(seed):
+  model, params, _ = tiny.model(seed, num_hidden_layers=1)
+  prompt, mask = prompts(seed)
+  before = sampling._sample._cache_size()
+  drawn = [
+    sampling.sample(model, params, prompt, mask, jax.random.key(0), **FIXED, **how).response
+    for how in (dict(), dict(temperature=0.2), dict(temperature=9.0), dict(first=3))
+  ]
+  assert sampling._sample._cache_size() == before + 1
+  assert all(np.any(drawn[0] != each) for each in drawn[1:])
 
 
 def test_eight_devices_draw_the_same(seed):
@@ -192,6 +206,7 @@ def test_arguments_out_of_range_say_so(seed):
     "candidates=0": dict(candidates=0),
     "temperature=-1": dict(temperature=-1),
     "top_p=0": dict(top_p=0.0),
+    "first=-1": dict(first=-1),
     "temperature=nan": dict(temperature=float("nan")),
   }.items():
     with pytest.raises(ValueError, match=message):

@@ -137,7 +137,7 @@ def test_the_world_asks_its_own_unseen_problems_and_judges_the_answers(quick, mo
   found = evaluation.written(here, params, params).numbers
   assert found["kl"] == pytest.approx(0.0, abs=1e-4)
   judged = {f"{of}gold/{name}" for of in ("", "sampled/") for name in ("reward", "accuracy")}
-  assert set(found) == judged | {"length", "finished", "kl", "kl_stderr"}
+  assert set(found) == judged | {"length", "finished", "kl", "kl_k3", "kl_stderr"}
   decode = type(here).decode
 
   def solved(self, ids, mask):

@@ -171,6 +171,22 @@ def test_verdicts_written_by_hand(response, verdict):
   assert arithmetic.check("4+3*2:", response) == arithmetic.Verdict(2, *verdict)
 
 
+@pytest.mark.parametrize(
+  ("response", "answer"),
+  [
+    ("4+3=7\n7*2=14\n=14", "14"),
+    (" = 9 \n", "9"),
+    ("4+3=7\n=7\n7*2=14", "7"),
+    ("=1\n=1", None),  # two answers are none, alike or not
+    ("=07", None),
+    ("4+3=7", None),
+    ("", None),
+  ],
+)
+def test_the_answer_is_the_one_line_that_states_it(response, answer):
+  assert arithmetic.answer(response) == answer
+
+
 @settings(max_examples=300, deadline=None)
 @given(WORLD, st.text() | st.text(arithmetic.ALPHABET, max_size=60))
 def test_no_response_raises_and_a_good_reward_means_a_right_answer(problem, response):
@@ -179,6 +195,7 @@ def test_no_response_raises_and_a_good_reward_means_a_right_answer(problem, resp
   ((reward,),) = arithmetic.gold([prompt], [[response]])
   assert 0 <= reward <= 1
   assert verdict.final_right or reward <= 0.5
+  assert verdict.final_right == (arithmetic.answer(response) == str(problem.values[-1]))
   assert (verdict.first_wrong is None) == (verdict.steps_right == verdict.steps)
 
 

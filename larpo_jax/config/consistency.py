@@ -11,7 +11,7 @@ from larpo_jax.data import grouping
 
 def check(tree: Mapping[str, Any]) -> None:
   """Raises ValueError with the first contradiction of a tree whose single values are right."""
-  for checks in (_model, _data, _stages, _rounds, _mesh):
+  for checks in (_model, _data, _stages, _rounds, _pools, _mesh):
     for problem in checks(tree):
       raise ValueError(problem)
 
@@ -93,6 +93,15 @@ def _has(world: Any, function: str) -> bool:
     return world is not None and hasattr(worlds.find(world["name"]), function)
   except (TypeError, KeyError, ValueError):
     return True
+
+
+def _pools(tree: Mapping[str, Any]) -> Iterator[str]:
+  evaluate = tree["evaluate"]
+  names = [f"{temperature:g}" for temperature in evaluate["temperatures"]]
+  if evaluate["samples"] and tree["world"] is None:
+    yield "config.evaluate.samples needs config.world, whose checker says what is right; or set 0"
+  if len(set(names)) < len(names):
+    yield f"config.evaluate.temperatures={', '.join(names)} has one of them twice: drop it"
 
 
 def _mesh(tree: Mapping[str, Any]) -> Iterator[str]:

@@ -80,10 +80,12 @@ def _walk(tree: dict[str, Any], prefix: str) -> None:
 
 def _value(name: str, value: Any, field: Field) -> None:
   if isinstance(field.default, tuple):
+    kind = field.default[0] if field.default else ""
     if not isinstance(value, list | tuple) or not (value or field.empty):
-      raise ValueError(f"config.{name}={value!r} must be a tuple of {', '.join(field.choices)}")
+      listed = ", ".join(field.choices) or "numbers"
+      raise ValueError(f"config.{name}={value!r} must be a tuple of {listed}")
     for item in value:
-      _value(name, item, dataclasses.replace(field, default=""))
+      _value(name, item, dataclasses.replace(field, default=kind))
     return
   _type(name, value, field.default)
   if isinstance(value, str):

@@ -44,7 +44,10 @@ def generation(
   log-probs, decode the texts of ids and mask [B, K, R]. A judge's name is its verdict on the greedy
   answer; sampled/NAME that on a sample at temperature 1, whose mean is what the rounds raise.
   length is in tokens, of greedy answers. kl is a Monte-Carlo estimate in nats a response:
-  log policy - log start of one sample a prompt; kl_stderr the standard error of its mean. finished
+  d = log policy - log start of one sample a prompt; kl_stderr the standard error of its mean.
+  kl_k3, exp(-d) - 1 + d, is another of the same KL that is never negative and, near the start,
+  spreads less (Schulman, http://joschu.net/blog/kl-approx.html); far from it a rare sample with
+  d << 0 weighs exp(-d), and what the policy never samples is missing: then trust kl. finished
   is whether a greedy answer ends before the limit. A line holds these of a prompt, and its answers
   as "responses", the sampled one with its log-probs.
   """
@@ -62,7 +65,8 @@ def generation(
   answers["sampled"] |= {"logprob": logprob, "start_logprob": before}
   columns["length"] = np.sum(np.asarray(greedy.mask), axis=-1)
   columns["finished"] = greedy.finished
-  columns["kl"] = logprob - np.asarray(before)
+  gap = np.asarray(logprob, np.float64) - np.asarray(before, np.float64)
+  columns["kl"], columns["kl_k3"] = gap, np.expm1(-gap) + gap
   lines = _lines(prompts.texts, columns, answers)
   numbers = {name: float(np.mean([line[name] for line in lines])) for name in columns}
   numbers["kl_stderr"] = float(np.std(columns["kl"]) / np.sqrt(len(lines)))

@@ -2,7 +2,12 @@
 
 tokenizer() · problems(count, *, seed, split, start, ...) · prompt(problem) ·
 demonstrations(count, *, seed, split, start, ...) · gold(prompts, responses) ·
-accuracy(prompts, responses)
+accuracy(prompts, responses) · answer(response)
+
+gold is the reward of each response, accuracy 1 where its final answer is right, else 0, float32
+[B, K] of prompts [B] and responses [B][K]. answer is that final answer as text, by which responses
+are counted in a majority vote: None where there is none. Responses to a prompt with one answer have
+one accuracy.
 
 A world may have two more, which `rounds.gold` and `rounds.negatives="unrelated"` need:
 solution(prompt), its right answer, and unrelated(count, *, seed, split, start, ...), problems whose

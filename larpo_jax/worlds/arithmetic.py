@@ -176,16 +176,22 @@ def check(problem: Problem | str, response: str) -> Verdict:
     if _step(line) != (value, *operation, result):
       break
     right += 1
-  answers = [int(match[1]) for match in map(_ANSWER.fullmatch, lines) if match]
   return Verdict(
     steps=len(operations),
     steps_right=right,
     first_wrong=None if right == len(operations) else right,
-    final_right=answers == [values[-1]],
+    final_right=answer(response) == str(values[-1]),
     well_formed=len(lines) == len(operations) + 1
     and all(map(_STEP.fullmatch, lines[:-1]))
     and _ANSWER.fullmatch(lines[-1]) is not None,
   )
+
+
+def answer(response: str) -> str | None:
+  """The final answer that a response states; None where it states none, or several."""
+  lines = response.removesuffix("\n").split("\n")
+  answers = [match[1] for match in map(_ANSWER.fullmatch, lines) if match]
+  return answers[0] if len(answers) == 1 else None
 
 
 def gold(prompts: Iterable[str], responses: Iterable[list[str]]) -> np.ndarray:

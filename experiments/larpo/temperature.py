@@ -1,0 +1,61 @@
+r"""The temperature that candidates are sampled at for training: too low and lists teach nothing.
+
+    python -m larpo_jax.sweep --config experiments/larpo/temperature.py:cpu \
+      --workdir runs/temperature --seeds 5
+    python -m larpo_jax.report runs/temperature --metric sampled/gold/reward \
+      --baseline "rounds.temperature=1.0"
+
+LarPO (https://arxiv.org/abs/2502.03699) claims an inverted U with a peak that depends on the model:
+below it responses to a prompt are nearly alike and their pairs uninformative. Published, read off
+the figure, for T = 0.8, 0.9, 1.0, 1.1, 1.2 with pairs and three rounds: length-controlled win rate
+of Mistral-7b-it 51.4, 52.6, 53.8, 54.3, 52.0 and of Gemma2-2b-it 61.9, 62.5, 61.0, 62.3, 58.1; one
+seed, so a difference of a point may be luck. Not yet measured here.
+
+The stated mechanism is in metrics.jsonl, stage "rounds": candidates/unique is the share of
+different responses of a list, candidates/all_tied that of lists with one reward, which are dropped.
+"""
+
+from experiments import common
+
+
+def get_config(arg=""):
+  """The page; `:cpu` for two cores, `:smoke` for seconds."""
+  config = common.base()
+  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.15)
+  config.reward = dict(name="worlds.arithmetic")
+  config.model.shape = dict(
+    model_type="llama",
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    tie_word_embeddings=True,
+    initializer_range=0.05,
+  )
+  config.data.max_prompt = 16
+  config.data.max_response = 48
+  config.data.shapes = config.data.rooms = 1
+
+  config.optimizer.schedule = "cosine"
+  config.optimizer.b2 = 0.98
+  config.supervised = dict(examples=64_000, steps=2000, batch_size=32, learning_rate=3e-3)
+  config.supervised.shared = True
+
+  config.loss = dict(name="pairwise.dpo", beta=0.1)
+  config.rounds = dict(count=3, prompts=512, candidates=4, temperature=1.0, max_tokens=40)
+  config.rounds.update(batch_size=128, memory="none", steps_per_round=16)
+  config.data.batch_size = 32
+  config.optimizer.learning_rate = 1.5e-4
+  config.evaluate.rows = 500
+  config.log_every = 1
+  if arg == "cpu":
+    config.rounds.update(prompts=256, steps_per_round=8)
+    config.evaluate.rows = 256
+  return common.smoke(config) if arg == "smoke" else config
+
+
+def sweep():
+  """From nearly greedy to hotter than the policy itself."""
+  for temperature in (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5):
+    yield {"rounds.temperature": temperature}
