@@ -97,6 +97,7 @@ def smoke(config):
   config.data.max_prompt = min(config.data.max_prompt, 64)
   config.data.max_response = min(config.data.max_response, 32)
   config.log_every = 1
+  config.export = True  # what a page may do without is tried here
   config.checkpoint.every = 1
   config.evaluate = dict(every=0, rows=8)
   if config.supervised:
