@@ -100,6 +100,7 @@ def smoke(config):
   config.data.max_prompt = min(config.data.max_prompt, 64)
   config.data.max_response = min(config.data.max_response, 32)
   config.log_every = 1
+  config.export = True  # what a page may do without is tried here
   config.checkpoint.every = 1
   config.evaluate.update(every=0, rows=8, samples=min(config.evaluate.samples, 4))
   if config.supervised:

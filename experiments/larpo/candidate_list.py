@@ -1,6 +1,6 @@
 r"""LarPO's candidate list: how many candidates a prompt, and which lists are built of them.
 
-    python -m larpo_jax.sweep --config experiments/larpo/candidate_list.py --workdir runs/lists --seeds 5
+    python -m larpo_jax.sweep --config experiments/larpo/candidate_list.py --workdir runs/lists
 
 LarPO (https://arxiv.org/abs/2502.03699), Fig. 4c: with the contrastive loss, the best of K against
 all others, AlpacaEval's length-controlled win rate is 50.0, 52.6, 55.2 and 55.5 at K = 4, 6, 8 and

@@ -102,7 +102,7 @@ def all_pairs(scores: np.ndarray, rng: np.random.Generator) -> list[Ranked]:
 
 def first_round(scores: np.ndarray, rng: np.random.Generator) -> list[Ranked]:
   """RSO's first-round ranking: random pairs, in which each candidate is once at most."""
-  return _matches(scores, rng.permutation(_ranks(scores)))[0]
+  return _matches(scores, _shuffled(scores, rng))[0]
 
 
 def tournament(scores: np.ndarray, rng: np.random.Generator) -> list[Ranked]:
@@ -111,7 +111,7 @@ def tournament(scores: np.ndarray, rng: np.random.Generator) -> list[Ranked]:
   One without an opponent goes on to the next round, and of a tie either.
   """
   found: list[Ranked] = []
-  left: Sequence[int] = rng.permutation(_ranks(scores))
+  left = _shuffled(scores, rng)
   while len(left) > 1:
     pairs, left = _matches(scores, left)
     found += pairs
@@ -151,7 +151,7 @@ def _accepted(scores: np.ndarray, rng: np.random.Generator, beta: float, keep: i
   Passes over what is left, against its maximum, until there are enough. The paper leaves the order
   to how candidates were sampled; here they come ranked, and are shuffled.
   """
-  pool = [int(place) for place in rng.permutation(_ranks(scores))]
+  pool = _shuffled(scores, rng)
   accepted: list[int] = []
   while pool and len(accepted) < keep:
     most = max(scores[place] for place in pool)
@@ -169,6 +169,11 @@ def _accepted(scores: np.ndarray, rng: np.random.Generator, beta: float, keep: i
 def _ranks(scores: np.ndarray) -> list[int]:
   """Places of the candidates, best first."""
   return np.argsort(-np.asarray(scores), kind="stable").tolist()
+
+
+def _shuffled(scores: np.ndarray, rng: np.random.Generator) -> list[int]:
+  """Places of the candidates in an order that depends on their scores and on what is drawn."""
+  return rng.permutation(_ranks(scores)).tolist()
 
 
 def _below(scores: np.ndarray, best: int, others: Iterable[int]) -> list[int]:
