@@ -175,7 +175,7 @@ def read(here, number):
   ids=["merged", "replayed", "merged and whole"],
 )
 def test_what_is_remembered_of_a_prompt_joins_its_candidates(settings, wanted, run):
-  here, _ = run(memory="all", candidates=2, **{"lists": dict(name="lists.best_worst"), **settings})
+  here, _ = run(memory="all", candidates=3, **{"lists": dict(name="lists.best_worst"), **settings})
   prompts = inputs.prompts(here)
   data = rounds.build(here, 1, pools(here, prompts))
   assert read(here, 1) == wanted
