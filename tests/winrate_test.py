@@ -121,7 +121,7 @@ def test_no_judgement_counts_for_nothing_and_0_is_a_tie():
   rows[3]["preference"] = None
   more = [*rows, rows[0] | {"preference": math.nan}]
   found = winrate.win_rate(more)
-  assert found.count == 3
+  assert found.judged == 3
   assert found.plain == 0.5
 
 

@@ -40,7 +40,7 @@ class WinRate(NamedTuple):
   length_controlled: float
   length: float  # phi: above 0 where longer answers win
   difficulty: float  # psi; 0 without difficulties
-  count: int  # judgements
+  judged: int  # how many annotations
 
 
 def by_reward(
@@ -83,7 +83,7 @@ def win_rate(
     length_controlled=float(special.expit(same @ weights).mean()),
     length=float(weights[1]),
     difficulty=float(weights[2]),
-    count=len(win),
+    judged=len(win),
   )
 
 
