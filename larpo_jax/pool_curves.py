@@ -57,8 +57,9 @@ def plot(summary: Mapping[str, Mapping[str, float]], directory: str | Path) -> l
     axes.spines[["top", "right"]].set_visible(False)
   for axes in every[len(panels) :]:
     axes.set_axis_off()
-  handles, labels = every[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", frameon=False, fontsize=8, ncols=5)
+  shown = sorted(zip(*every[0].get_legend_handles_labels()), key=lambda pair: pair[1])
+  columns = min(len(after[panels[0]]), 5)  # each of a temperature
+  figure.legend(*zip(*shown), loc="outside upper center", frameon=False, fontsize=8, ncols=columns)
   path = Path(directory) / "pass_at_n.png"
   path.parent.mkdir(parents=True, exist_ok=True)
   FigureCanvasAgg(figure).print_png(str(path))

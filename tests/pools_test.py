@@ -61,7 +61,7 @@ def judged(monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_a_pool_is_the_same_however_it_is_drawn(batch_size, tmp_path, judged):
-  here, params = start(tmp_path, batch_size=batch_size)
+  here, params = start(tmp_path, batch_size=batch_size, samples=7)  # parts that do not divide
   found = pools.measure(here, params)
   data = inputs.problems(here, "test", ROWS, split="test")
   assert [line["row"] for line in found.lines] == [*range(ROWS)]
@@ -71,7 +71,7 @@ def test_a_pool_is_the_same_however_it_is_drawn(batch_size, tmp_path, judged):
       at[temperature, row] = judged[number * ROWS + row][0]
   for (temperature, row), texts in at.items():
     ids = data[row].prompt[None]
-    how = inputs.ending(here, data) | dict(candidates=SAMPLES, temperature=temperature)
+    how = inputs.ending(here, data) | dict(candidates=7, temperature=temperature)
     drawn = stage.gathered(
       here.sample(params, ids, ids >= 0, here.key(4), rows=np.array([row]), **how)
     )
