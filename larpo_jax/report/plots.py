@@ -59,6 +59,7 @@ def _arms(found: Findings, ranked: Sequence[str], directory: pathlib.Path) -> Pl
     axes.set_yticks(range(len(shown)), [drawing.short(arm, 42) for arm in reversed(shown)])
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.set_xlabel(f"{words(found.metric)} minus the baseline's")
+    axes.locator_params(axis="x", nbins=5)
     caption = (
       "Difference to the baseline (square), its 95 % t interval over seeds, each seed's difference "
       "(ticks), and where there are prompts the bootstrap interval (thin, below)."
