@@ -35,7 +35,7 @@ def sweep():
 """
 
 
-def named(changes, seeds=1, most=20, **more):
+def named(changes, seeds=1, most=0, **more):
   found = points.points(base(**more), changes, seeds)
   return [[point.name for point in group] for group in groups.groups(found, most)]
 
@@ -59,6 +59,16 @@ def test_points_that_differ_in_more_or_are_large_do_not():
     1,
   ]
   assert [len(group) for group in named([{"mesh.fsdp": 2, **rate} for rate in rates])] == [1, 1]
+
+
+def test_adapters_share_a_process_where_that_is_asked_for():
+  rates = [{"optimizer.learning_rate": rate} for rate in (1e-3, 1e-4)]
+  loaded = {"model.path": "somewhere", "model.shape": {}}
+  adapted = [{**loaded, "model.lora.rank": 8, **rate} for rate in rates]
+  assert [len(group) for group in named(adapted)] == [1, 1]
+  assert [len(group) for group in named(adapted, most=4)] == [2]
+  whole = [{**loaded, **rate} for rate in rates]
+  assert [len(group) for group in named(whole, most=4)] == [1, 1]
 
 
 def test_every_point_is_in_one_group():
@@ -97,6 +107,32 @@ def test_a_group_is_one_job_and_what_is_missing_of_it_is_the_next(tmp_path):
   assert commands[:2] == [names, names[1:]]
   assert "larpo_jax.main" in commands[2]
   assert f"--workdir={tmp_path / names[2]}" in commands[2]
+
+
+def test_points_that_failed_together_are_tried_again_alone(tmp_path):
+  found = points.points(base(), [{"optimizer.learning_rate": r} for r in (1e-3, 1e-4, 1e-5)], 1)
+  commands = []
+
+  class Full(Scripted):
+    """A machine whose memory takes one run, not three."""
+
+    def submit(self, command, config, log):
+      commands.append([word for word in command if word in [point.name for point in found]])
+      alone = next((word for word in command if word.startswith("--workdir=")), "")
+      if "larpo_jax.main" in command:
+        finish(pathlib.Path(alone.removeprefix("--workdir=")))
+      self.running[len(commands)] = 0 if "larpo_jax.main" in command else 1
+      return len(commands)
+
+    def poll(self, job):
+      return self.running[job]
+
+    def free(self, config):
+      return True
+
+  statuses = launch.launch([found], tmp_path, Full(), retries=1, pause=0.0)
+  assert states(statuses) == ["done"] * 3
+  assert commands == [[point.name for point in found], [], [], []]
 
 
 def test_runs_side_by_side_are_stopped_go_on_and_end_as_each_does_alone(tmp_path):

@@ -62,7 +62,7 @@ _LAUNCHER = flags.DEFINE_enum(
 )
 _RESOURCES = flags.DEFINE_list("resources", [], "KEY=VALUE: what each run asks the launcher for.")
 _TOGETHER = flags.DEFINE_integer(
-  "together", 20, "Points that share a process at most, where they may; 1: none.", lower_bound=1
+  "together", 0, "Points in a process at most; 1: alone; 0: 20 of small models.", lower_bound=0
 )
 _JOBS = flags.DEFINE_integer("jobs", 0, "Jobs at a time; 0: as many as the launcher takes.")
 _RETRIES = flags.DEFINE_integer("retries", 1, "How often a failed point is tried again.")

@@ -56,10 +56,11 @@ def launch(
 ) -> list[Status]:
   """Submits every point that is not done, and again where it failed, up to `retries` times.
 
-  The points of a group share a job. A point whose results are there is done. One that stopped on a
-  signal goes on from its checkpoint and that is no failure; one that another launcher runs is
-  waited for. When the guard is asked to stop, so are the jobs: they save, and what has not finished
-  is left waiting. show gets the statuses whenever they were looked at.
+  The points of a group share a job; one that failed is tried again alone. A point whose results
+  are there is done. One that stopped on a signal goes on from its checkpoint and that is no
+  failure; one that another launcher runs is waited for. When the guard is asked to stop, so are the
+  jobs: they save, and what has not finished is left waiting. show gets the statuses whenever they
+  were looked at.
   """
   statuses = []
   for group in groups:
@@ -135,7 +136,8 @@ def _submit(status: Status, directory: pathlib.Path, launcher: Launcher) -> None
     return
   mates = []
   for each in status.mates:
-    if each.state in ("waiting", "elsewhere"):
+    apart = each is not status and (each.attempts or status.attempts)  # after a failure, alone
+    if each.state in ("waiting", "elsewhere") and not apart:
       if read.running(directory / each.point.name):
         each.state, each.due = "elsewhere", time.monotonic() + AGAIN
       else:
