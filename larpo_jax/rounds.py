@@ -80,13 +80,11 @@ def build(session: Session, number: int, pools: Pools) -> store.TokenizedData:
   Raises ValueError where no candidate is preferred to another.
   """
   directory = session.workdir / "rounds" / str(number)
-  found = store.load(directory / "lists")
-  if found is None:
-    if jax.process_index() == 0:
-      _write(session, number, pools, directory)
-    stage.together(f"the lists of round {number} are written")
-    found = store.load(directory / "lists")
-  return found  # type: ignore[return-value]
+  # Process 0 alone looks: a later one would find what was just written, and not wait.
+  if jax.process_index() == 0 and store.load(directory / "lists") is None:
+    _write(session, number, pools, directory)
+  stage.together(f"the lists of round {number} are written")
+  return store.load(directory / "lists")  # type: ignore[return-value]
 
 
 def _write(session: Session, number: int, pools: Pools, directory: pathlib.Path) -> None:
