@@ -142,7 +142,7 @@ def written(tmp_path):
 
 
 def sweep(tmp_path, page):
-  command = [sys.executable, "-m", "larpo_jax.sweep", f"--config={page}"]
+  command = [sys.executable, "-m", "larpo_jax.sweep", f"--config={page}", "--together=1"]
   return [*command, f"--workdir={tmp_path}/sweep", "--launcher=ray"]
 
 

@@ -179,7 +179,7 @@ def sweep(tmp_path, *more):
     "  config.rounds.count = 1\n  config.checkpoint.every = 2\n  return config\n\n\n"
     f"def sweep():\n  for number in range({POINTS}):\n    yield {{'loss.beta': 0.1 + number}}\n"
   )
-  command = [sys.executable, "-m", "larpo_jax.sweep", f"--config={page}"]
+  command = [sys.executable, "-m", "larpo_jax.sweep", f"--config={page}", "--together=1"]
   return [*command, f"--workdir={tmp_path}/sweep", "--launcher=slurm", *more]
 
 
