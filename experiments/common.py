@@ -89,6 +89,37 @@ def base():
   return config
 
 
+def arithmetic():
+  """base() on chains of arithmetic, with a 0.4M-parameter model that a supervised stage teaches.
+
+  What it imitates is of mixed quality: a share `slip` goes wrong at a step, a share `hasty` states
+  the answer at once.
+  """
+  config = base()
+  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.15)
+  config.reward = dict(name="worlds.arithmetic")
+  config.model.shape = dict(
+    model_type="llama",
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    tie_word_embeddings=True,
+    initializer_range=0.05,
+  )
+  config.data.max_prompt = 16
+  config.data.max_response = 48
+  config.data.shapes = config.data.rooms = 1
+
+  config.optimizer.schedule = "cosine"
+  config.optimizer.b2 = 0.98
+  config.supervised = dict(examples=64_000, steps=2000, batch_size=32, learning_rate=3e-3)
+  config.supervised.shared = True  # once for all runs that begin alike, as the arms of a sweep do
+  config.log_every = 1
+  return config
+
+
 def smoke(config):
   """The same experiment in seconds: a tiny model, a few rows, two steps of each stage."""
   shape = config.model.shape

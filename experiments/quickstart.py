@@ -19,28 +19,8 @@ from experiments import common
 
 def get_config(arg=""):
   """The page; `:smoke` shrinks it to seconds."""
-  config = common.base()
-  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.15)
-  config.reward = dict(name="worlds.arithmetic")
-  config.model.shape = dict(
-    model_type="llama",
-    hidden_size=128,
-    intermediate_size=384,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    tie_word_embeddings=True,
-    initializer_range=0.05,
-  )
-  config.data.max_prompt = 16
-  config.data.max_response = 48
-  config.data.shapes = config.data.rooms = 1
-
-  config.optimizer.schedule = "cosine"
-  config.optimizer.b2 = 0.98
-  config.supervised = dict(examples=64_000, steps=2000, batch_size=32, learning_rate=3e-3)
-  config.supervised.shared = False  # True: once for all runs that begin alike, as in a sweep
-
+  config = common.arithmetic()
+  config.supervised.shared = False  # made by the run itself, whatever other runs have left
   config.loss = dict(name="listwise.listmle", beta=0.1)
   config.rounds = dict(count=2, prompts=512, candidates=8, temperature=1.0, max_tokens=40)
   config.rounds.update(batch_size=64, memory="none")  # prompts at a time; each round on its own
@@ -48,7 +28,6 @@ def get_config(arg=""):
   config.epochs = 1.0
   config.optimizer.learning_rate = 1.5e-4
   config.evaluate.rows = 256
-  config.log_every = 1
   return common.smoke(config) if arg == "smoke" else config
 
 

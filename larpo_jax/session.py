@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from typing import Any
 
 from flax import nnx
@@ -54,9 +55,14 @@ class Session:
     """Global arrays from this process's rows."""
     return sharding.put(batch, self.mesh)
 
-  def away(self) -> contextlib.AbstractContextManager[None]:
-    """Around whatever waits for another run, so that this one's lane does not keep the others."""
-    return contextlib.nullcontext() if self.lanes is None else self.lanes.away()
+  def wait(self, seconds: float) -> None:
+    """Lets time pass while another run is at work; raises Preempted as poll does.
+
+    This one's lane does not keep the others meanwhile.
+    """
+    self.poll()
+    with contextlib.nullcontext() if self.lanes is None else self.lanes.away():
+      time.sleep(seconds)
 
   @property
   def layout(self) -> dict[str, Any]:

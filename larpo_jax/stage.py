@@ -60,11 +60,7 @@ def train(
   kernels, about = objective.resolve(loss), _announced(name, loss)
   chain, rate = optimizers.build(optimizer, steps, params)
   state, placed = _initial(session, params, chain, kernels)
-  store: Any = checkpoints.Store(
-    session.workdir / "checkpoints" / name, keep=config.checkpoint.keep
-  )
-  if session.lanes is not None:
-    store = lanes.Turns(store, session.lanes.alone)
+  store = _store(session, name)
   try:
     if (store.steps() or [-1])[-1] >= steps:
       restored = store.restore(state)
@@ -74,11 +70,11 @@ def train(
     batches, live = _feed(session, fixed, data, kernels, batch_size)
     parts: dict[str, Any] = dict(model=session.model, scorer=session.scorer, mesh=session.mesh)
     parts["accumulation"] = config.accumulation
-    if session.lanes is not None:
+    if session.lanes is None:
+      step = train_step.make_train_step(loss=kernels, optimizer=chain, shardings=placed, **parts)
+    else:
       specs: dict[str, Any] = dict(loss=loss, optimizer=optimizer, steps=steps)
       step = vectorised.step(session.lanes, **specs, **parts)
-    else:
-      step = train_step.make_train_step(loss=kernels, optimizer=chain, shardings=placed, **parts)
     return loop.fit(
       name,
       state,
@@ -95,6 +91,13 @@ def train(
     ).params
   finally:
     store.close()
+
+
+def _store(session: Session, name: str) -> Any:
+  """Where the checkpoints of a stage lie."""
+  directory = session.workdir / "checkpoints" / name
+  store = checkpoints.Store(directory, keep=session.config.checkpoint.keep)
+  return store if session.lanes is None else lanes.Turns(store, session.lanes.alone)
 
 
 def _announced(name: str, loss: Any) -> dict[str, str]:
@@ -141,7 +144,7 @@ def cache_reference(
     return session.score(whole, session.put(batch))
 
   rows = batching.batches(data, epochs=1, shard=shard(), **feed)
-  reference.fill(rows, score, cache, total=total, waiting=session.poll)
+  reference.fill(rows, score, cache, total=total, wait=session.wait)
   return reference.attach(cache)
 
 

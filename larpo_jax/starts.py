@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import contextlib
-import fcntl
 import hashlib
 import json
 import pathlib
@@ -15,10 +14,9 @@ import jax
 
 from larpo_jax import session as session_lib
 from larpo_jax import workdir
-from larpo_jax.data import dataset
+from larpo_jax.data import dataset, once
 from larpo_jax.models import huggingface
 
-WAIT = 0.5  # seconds between looks at what another run is making
 # What comes after the supervised stage, or changes nothing of what it computes.
 LATER = (
   *("loss", "rounds", "reward", "reference", "steps", "epochs", "evaluate", "checkpoint"),
@@ -35,7 +33,10 @@ def shared(session: session_lib.Session, make: Callable[[], Any]) -> Any:
   run makes its own if nothing is there as it begins.
   """
   directory = _directory(session)
-  with _turn(session, directory):
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  # The clock is news: however long the other one takes, it is alive while it holds the lock.
+  turn = once.alone(f"{directory}.lock", time.monotonic, session.wait)
+  with contextlib.nullcontext() if jax.process_count() > 1 else turn:
     if (directory / "config.json").exists():  # which a checkpoint gets last
       if jax.process_index() == 0:
         print(f"supervised: done by another run, read from {directory}", flush=True)
@@ -65,26 +66,3 @@ def _read(session: session_lib.Session, directory: pathlib.Path) -> Any:
   config = session.config
   place = dict(mesh=session.mesh, rules=config.rules, **session_lib.model_options(config))
   return huggingface.load(directory, **place)[1]
-
-
-@contextlib.contextmanager
-def _turn(session: session_lib.Session, directory: pathlib.Path) -> Iterator[None]:
-  """Until no other run is at it; the lock is the kernel's, so a killed run leaves none behind."""
-  if jax.process_count() > 1:
-    yield
-    return
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  with open(f"{directory}.lock", "w", encoding="utf-8") as file:
-    waited = False
-    while True:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
-        if not waited:
-          print("supervised: another run is at the same stage; waiting for it", flush=True)
-        waited = True
-        session.poll()
-        with session.away():
-          time.sleep(WAIT)
-    yield

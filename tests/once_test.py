@@ -100,7 +100,8 @@ def test_who_waits_can_be_stopped_and_gives_up_on_one_that_hangs(seed, tmp_path,
   monkeypatch.setattr(once, "PAUSE", 0.01)
   some, inner, asked = batches(seed), Scorer(), []
 
-  def stop():
+  def stop(seconds):
+    time.sleep(seconds)
     asked.append(time.monotonic())
     if len(asked) == 3:
       raise InterruptedError("asked to stop")
@@ -108,7 +109,7 @@ def test_who_waits_can_be_stopped_and_gives_up_on_one_that_hangs(seed, tmp_path,
   def score(batch):
     if not asked:
       with pytest.raises(InterruptedError):
-        reference.fill(some, inner, opened(tmp_path), waiting=stop)
+        reference.fill(some, inner, opened(tmp_path), wait=stop)
       assert inner.calls == 0
       monkeypatch.setattr(once, "PATIENCE", 0.05)
       with pytest.warns(UserWarning, match="no news"):

@@ -15,6 +15,7 @@ from rich.console import Console
 from sweep_points_test import base
 
 from larpo_jax import preemption, workdir
+from larpo_jax.runs import read
 from larpo_jax.sweep import launch, local, points, ray, slurm, view
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -48,7 +49,7 @@ class Scripted:
     if code == 0:
       finish(job)
     else:
-      (job / launch.LOG).write_text("one\ntwo\nthe reason\n")
+      (job / read.LOG).write_text("one\ntwo\nthe reason\n")
     return code
 
   def cancel(self, job):

@@ -7,8 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
+from jobs import SAVES, ended, python, says
 import pytest
 
 from larpo_jax import preemption
@@ -16,29 +16,8 @@ from larpo_jax.sweep import local
 from larpo_jax.sweep import ray as launchers
 
 ROOT = pathlib.Path(__file__).parent.parent
-SAVES = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-SAVES += "print('ready', flush=True)\ntime.sleep(60)\n"
 ONE = {"mesh": dict(data=-1, fsdp=1, tensor=1)}
 POINTS = 4
-
-
-def python(code):
-  return [sys.executable, "-c", code]
-
-
-def ended(launcher, job, seconds=60):
-  deadline = time.monotonic() + seconds
-  while (code := launcher.poll(job)) is None:
-    assert time.monotonic() < deadline, "it never ends"
-    time.sleep(0.1)
-  return code
-
-
-def says(log, words, seconds=60):
-  deadline = time.monotonic() + seconds
-  while not (log.exists() and words in log.read_text()):
-    assert time.monotonic() < deadline, f"never says {words}"
-    time.sleep(0.1)
 
 
 def test_a_job_asks_for_what_its_mesh_needs():

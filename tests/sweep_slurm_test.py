@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from jobs import SAVES, ended, python, says
 import pytest
 import slurm_node
 
@@ -19,8 +20,6 @@ from larpo_jax.sweep.slurm import Slurm
 pytestmark = pytest.mark.slurm
 ROOT = pathlib.Path(__file__).parent.parent
 SHORT = {"time": "10", "cpus-per-task": "2"}  # two at a time
-SAVES = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-SAVES += "print('ready', flush=True)\ntime.sleep(60)\n"
 POINTS = 4
 
 
@@ -41,28 +40,9 @@ def quick(node, monkeypatch):
   monkeypatch.setattr(slurm, "LOST", 1.0)
 
 
-def python(code):
-  return [sys.executable, "-c", code]
-
-
 def log_of(tmp_path, name):
   (tmp_path / name).mkdir(exist_ok=True)
   return tmp_path / name / "log.txt"
-
-
-def ended(launcher, job, seconds=60):
-  deadline = time.monotonic() + seconds
-  while (code := launcher.poll(job)) is None:
-    assert time.monotonic() < deadline, "it never ends"
-    time.sleep(0.1)
-  return code
-
-
-def says(log, words, seconds=60):
-  deadline = time.monotonic() + seconds
-  while not (log.exists() and words in log.read_text()):
-    assert time.monotonic() < deadline, f"never says {words}"
-    time.sleep(0.1)
 
 
 def queue(environment, field="%i"):

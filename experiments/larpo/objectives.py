@@ -23,35 +23,13 @@ OBJECTIVES = ("pairwise.dpo", "listwise.contrastive", "listwise.lambdarank", "li
 
 def get_config(arg=""):
   """The page, for an accelerator; `:cpu` for two cores, `:smoke` for seconds."""
-  config = common.base()
-  config.world = dict(name="arithmetic", steps=3, slip=0.1, hasty=0.15)
-  config.reward = dict(name="worlds.arithmetic")
-  config.model.shape = dict(
-    model_type="llama",
-    hidden_size=128,
-    intermediate_size=384,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    tie_word_embeddings=True,
-    initializer_range=0.05,
-  )
-  config.data.max_prompt = 16
-  config.data.max_response = 48
-  config.data.shapes = config.data.rooms = 1
-
-  config.optimizer.schedule = "cosine"
-  config.optimizer.b2 = 0.98
-  config.supervised = dict(examples=64_000, steps=2000, batch_size=32, learning_rate=3e-3)
-  config.supervised.shared = True
-
+  config = common.arithmetic()
   config.loss = dict(name="listwise.listmle", beta=0.1)
   config.rounds = dict(count=3, prompts=2048, candidates=8, temperature=1.0, max_tokens=40)
   config.rounds.update(batch_size=256, memory="none", steps_per_round=32)
   config.data.batch_size = 64
   config.optimizer.learning_rate = 3e-4
   config.evaluate.rows = 1024
-  config.log_every = 1
   config.export = False
   if arg == "cpu":
     config.rounds.update(prompts=128, batch_size=128, steps_per_round=8)

@@ -23,29 +23,11 @@ from experiments import common
 
 def get_config(arg=""):
   """The page; `:cpu` for two cores, `:smoke` for seconds."""
-  config = common.base()
+  config = common.arithmetic()
   # No hasty demonstrations: what is likeliest is then mostly right, as in the paper's models.
-  config.world = dict(name="arithmetic", steps=3, slip=0.3)
-  config.reward = dict(name="worlds.arithmetic")
-  config.model.shape = dict(
-    model_type="llama",
-    hidden_size=128,
-    intermediate_size=384,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    tie_word_embeddings=True,
-    initializer_range=0.05,
-  )
-  config.data.max_prompt = 16
-  config.data.max_response = 48
-  config.data.shapes = config.data.rooms = 1
-
-  config.optimizer.schedule = "cosine"
-  config.optimizer.b2 = 0.98
+  config.world.update(slip=0.3, hasty=0.0)
   # Few examples, many passes: the model generalises to most problems, not to all.
-  config.supervised = dict(examples=1500, steps=1000, batch_size=32, learning_rate=3e-3)
-  config.supervised.shared = True
+  config.supervised.update(examples=1500, steps=1000)
 
   config.loss = dict(name="pairwise.dpo", beta=0.1)
   config.rounds = dict(count=3, prompts=256, candidates=8, temperature=1.0, max_tokens=40)
@@ -54,7 +36,6 @@ def get_config(arg=""):
   config.optimizer.learning_rate = 1.5e-4
   config.evaluate = dict(every=0, rows=500, samples=128, batch_size=1024)
   config.evaluate.temperatures = (0.1, 0.2, 0.5, 0.7, 1.0)
-  config.log_every = 1
   if arg == "cpu":
     config.evaluate.update(rows=100, samples=100, temperatures=(0.1, 0.5, 0.7, 1.0))
   return common.smoke(config) if arg == "smoke" else config

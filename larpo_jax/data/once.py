@@ -16,14 +16,14 @@ PAUSE = 0.5  # seconds between two tries
 
 @contextlib.contextmanager
 def alone(
-  path: str | os.PathLike, news: Callable[[], object], waiting: Callable[[], object]
+  path: str | os.PathLike, news: Callable[[], object], wait: Callable[[float], object]
 ) -> Iterator[None]:
   """Holds the lock of that path while the block runs.
 
   The lock is the kernel's (flock): it ends with the process, however that ends. Who waits says so
-  once and calls waiting, which may raise, between tries. Where a file system has no locks, or news
-  has given the same for PATIENCE seconds because the holder hangs or is suspended, the block runs
-  without: it must be such that two may run it at once.
+  once, and calls wait(seconds), which may raise, between tries. Where a file system has no locks,
+  or news has given the same for PATIENCE seconds because the holder hangs or is suspended, the
+  block runs without: it must be such that two may run it at once.
   """
   lock = filelock.FileLock(path)
   last, since, said = news(), time.monotonic(), False
@@ -39,8 +39,7 @@ def alone(
     if not said:
       print(f"waiting for another run that computes the same ({path})", flush=True)
       said = True
-    waiting()
-    time.sleep(PAUSE)
+    wait(PAUSE)
     if (latest := news()) != last:
       last, since = latest, time.monotonic()
     elif time.monotonic() - since > PATIENCE:

@@ -140,15 +140,15 @@ def fill(
   cache: Cache,
   *,
   total: int = 0,
-  waiting: Callable[[], object] = lambda: None,
+  wait: Callable[[float], object] = time.sleep,
 ) -> int:
   """Scores what the cache lacks, and returns how many responses that were.
 
   batches are NumPy and hold this process's rows; score is the jitted function that training would
   call on them. total is how many batches there are, for the progress bar. A run of one process that
-  lacks something waits while another one fills the cache with the same data, and calls waiting
-  meanwhile; one of several never waits, as its peers could not know. Raises ValueError when a
-  log-prob is not finite.
+  lacks something lets time pass by wait(seconds) while another one fills the cache with the same
+  data; one of several never waits, as its peers could not know. Raises ValueError when a log-prob
+  is not finite.
   """
   cache.refresh()
   scored = 0
@@ -159,7 +159,7 @@ def fill(
 
     def begin(first: bytes) -> None:
       path = cache.directory / f"{first.decode()}.lock"
-      held.enter_context(once.alone(path, cache.refresh, waiting))
+      held.enter_context(once.alone(path, cache.refresh, wait))
 
     several = jax.process_count() > 1
     lacking = _lacked_by_any(progress, cache) if several else _lacking(progress, cache, begin)

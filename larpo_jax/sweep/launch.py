@@ -20,7 +20,6 @@ from larpo_jax.sweep.local import Launcher
 from larpo_jax.sweep.points import Point
 
 RESOLVED = pathlib.Path(__file__).with_name("resolved.py")
-LOG = "log.txt"
 LAST_LINES = 5
 AGAIN = 10.0  # seconds until a point that another launcher runs is looked at again
 
@@ -85,17 +84,17 @@ def launch(
 
 def done(directory: pathlib.Path, point: Point) -> bool:
   """Whether a point's results are there."""
-  return (directory / point.name / "results" / "summary.json").exists()
+  return (directory / point.name / read.SUMMARY).exists()
 
 
 def results(directory: pathlib.Path, point: Point) -> dict[str, dict[str, float]]:
   """What a finished point's run gave, before and after."""
-  return json.loads((directory / point.name / "results" / "summary.json").read_text())
+  return json.loads((directory / point.name / read.SUMMARY).read_text())
 
 
 def last_lines(directory: pathlib.Path, point: Point, count: int = LAST_LINES) -> list[str]:
   """The end of a point's log."""
-  path = directory / point.name / LOG
+  path = directory / point.name / read.LOG
   if not path.exists():
     return []
   with path.open("rb") as file:
@@ -150,7 +149,7 @@ def _submit(status: Status, directory: pathlib.Path, launcher: Launcher) -> None
   job = launcher.submit(
     _command(directory.absolute(), mates),
     status.point.config,
-    directory.absolute() / names[0] / LOG,
+    directory.absolute() / names[0] / read.LOG,
   )
   began = time.monotonic()
   for each in mates:

@@ -22,8 +22,7 @@ from absl import logging
 
 from larpo_jax import compiler
 from larpo_jax import config as configs
-
-LOG = "log.txt"
+from larpo_jax.runs import read
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
   logging.set_verbosity(logging.WARNING)
   processes.keep_compiled(dataset.cache_directory() / "compiled")
   directory = options.workdir.absolute()
-  done = lambda name: (directory / name / "results" / "summary.json").exists()  # noqa: E731
+  done = lambda name: (directory / name / read.SUMMARY).exists()  # noqa: E731
   names = [name for name in options.names if not done(name)]
   with preemption.Guard() as guard:
     return side_by_side(directory, names, guard)
@@ -58,7 +57,7 @@ def side_by_side(directory: pathlib.Path, names: list[str], guard: Any) -> int:
 
   def run(number: int, name: str) -> None:
     (directory / name).mkdir(parents=True, exist_ok=True)
-    with (directory / name / LOG).open("a", encoding="utf-8", buffering=1) as log:
+    with (directory / name / read.LOG).open("a", encoding="utf-8", buffering=1) as log:
       output.own.file = log
       try:
         codes[name] = _run(directory, name, guard, lanes, number)
@@ -96,7 +95,7 @@ def _run(directory: pathlib.Path, name: str, guard: Any, lanes: Any, number: int
     return preemption.IN_USE
   except Exception as error:
     text = configs.redact(traceback.format_exc())
-    (directory / name / "error.txt").write_text(text, encoding="utf-8")
+    (directory / name / read.ERROR).write_text(text, encoding="utf-8")
     print(f"larpo_jax: error: {configs.redact(str(error))}\n(details in error.txt)")
     return 1
   return 0

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from larpo_jax.report.collect import METRICS
+from larpo_jax.runs import read
 from larpo_jax.sweep import launch
 from larpo_jax.sweep.launch import Status
 
@@ -87,7 +88,7 @@ def last_words(directory: pathlib.Path, statuses: Sequence[Status], console: Con
   """Each failed point with the end of its log."""
   for status in statuses:
     if status.state == "failed":
-      where = directory / status.point.name / launch.LOG
+      where = directory / status.point.name / read.LOG
       console.print(f"[bold red]failed[/] {status.point.name} ({where}):", soft_wrap=True)
       for line in launch.last_lines(directory, status.point):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
