@@ -51,21 +51,40 @@ def test_those_that_ask_for_the_same_are_answered_at_once():
   assert sorted(calls[1:]) == [[0], [10, 20]]
 
 
+def count(arguments):
+  return [len(arguments)] * len(arguments)
+
+
 def test_neither_who_ends_nor_who_is_away_keeps_the_others():
-  lanes, met = Lanes(3), threading.Event()
+  lanes, asked = Lanes(3), threading.Event()
 
   def stays():
-    for _ in range(3):
-      lanes.together("a", lambda arguments: arguments, 0)
-    met.set()
-    return lanes.together("late", lambda arguments: [len(arguments)] * len(arguments), 0)
+    answers = [lanes.together("a", count, 0) for _ in range(3)]
+    asked.set()
+    return answers
 
   def waits():
     with lanes.away():
-      assert met.wait(20)
-    return lanes.together("late", lambda arguments: [len(arguments)] * len(arguments), 0)
+      assert asked.wait(20)
 
-  assert in_threads(lanes, [stays, lambda: None, waits])[1] is None
+  assert in_threads(lanes, [stays, lambda: None, waits])[0][-1] == 1
+
+
+def test_who_is_back_is_waited_for_again():
+  lanes, back = Lanes(2), threading.Event()
+
+  def returns():
+    with lanes.away():
+      pass
+    back.set()
+    time.sleep(0.1)
+    return lanes.together("a", count, 0)
+
+  def stays():
+    assert back.wait(20)
+    return lanes.together("a", count, 0)
+
+  assert in_threads(lanes, [returns, stays]) == [2, 2]
 
 
 def test_an_error_is_that_of_all_who_asked_and_the_others_go_on():

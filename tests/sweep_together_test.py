@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 from sweep_launch_test import Scripted, finish, states
 from sweep_points_test import base
 from whole_runs import candidates, weights
@@ -58,7 +59,8 @@ def test_points_that_differ_in_more_or_are_large_do_not():
     1,
     1,
   ]
-  assert [len(group) for group in named([{"mesh.fsdp": 2, **rate} for rate in rates])] == [1, 1]
+  for change in ({"mesh.fsdp": 2}, {"data.test": dict(path="pairs.jsonl", split="", reader=None)}):
+    assert [len(group) for group in named([{**change, **rate} for rate in rates])] == [1, 1]
 
 
 def test_adapters_share_a_process_where_that_is_asked_for():
@@ -107,6 +109,17 @@ def test_a_group_is_one_job_and_what_is_missing_of_it_is_the_next(tmp_path):
   assert commands[:2] == [names, names[1:]]
   assert "larpo_jax.main" in commands[2]
   assert f"--workdir={tmp_path / names[2]}" in commands[2]
+
+
+def test_time_in_a_job_is_shared_by_those_in_it():
+  found = points.points(base(), [{"optimizer.learning_rate": r} for r in (1e-3, 1e-4, 1e-5)], 1)
+  mates = [launch.Status(point, began=time.monotonic() - 60) for point in found]
+  mates[1].began = mates[0].began
+  for each in mates:
+    each.mates = mates
+  assert mates[0].elapsed() == pytest.approx(30, abs=1)
+  assert mates[2].elapsed() == pytest.approx(60, abs=1)
+  assert launch.Status(found[0], began=mates[0].began).elapsed() == pytest.approx(60, abs=1)
 
 
 def test_points_that_failed_together_are_tried_again_alone(tmp_path):
