@@ -8,7 +8,7 @@ once, which the model cannot do in its head but, as that is short, takes up read
 at one step. LarPO (https://arxiv.org/abs/2502.03699, Algorithm 1) then repeats: sample K answers a
 prompt, rank them by the reward, train with ListMLE against the policy of the round's start.
 
-Three to four minutes on two CPU cores. Measured at seed 0 on 256 unseen problems, after no, one and
+About three minutes on two CPU cores. Measured at seed 0 on 256 unseen problems, after no, one and
 two rounds: gold reward of samples 0.351 -> 0.541 -> 0.688, of greedy answers
 0.062 -> 0.996 -> 0.986, KL to the start 0.29 nats in the end. The digits depend on
 rounding, as the supervised stage learns in a sudden transition.
