@@ -1,4 +1,7 @@
-"""The supervised stage once for all runs that begin with it: arms of a sweep start alike."""
+"""The supervised stage and what is said of its end, once for all runs that begin with it.
+
+So the arms of a sweep start alike.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import jax
 from larpo_jax import session as session_lib
 from larpo_jax import workdir
 from larpo_jax.data import dataset, once
+from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.models import huggingface
 
 # What comes after the supervised stage, or changes nothing of what it computes.
@@ -34,9 +38,7 @@ def shared(session: session_lib.Session, make: Callable[[], Any]) -> Any:
   """
   directory = _directory(session)
   directory.parent.mkdir(parents=True, exist_ok=True)
-  # The clock is news: however long the other one takes, it is alive while it holds the lock.
-  turn = once.alone(f"{directory}.lock", time.monotonic, session.wait)
-  with contextlib.nullcontext() if jax.process_count() > 1 else turn:
+  with contextlib.nullcontext() if jax.process_count() > 1 else _turn(session, directory):
     if (directory / "config.json").exists():  # which a checkpoint gets last
       if jax.process_index() == 0:
         print(f"supervised: done by another run, read from {directory}", flush=True)
@@ -46,14 +48,44 @@ def shared(session: session_lib.Session, make: Callable[[], Any]) -> Any:
   return made
 
 
+def evaluated(session: session_lib.Session, evaluate: Callable[[], Evaluation]) -> Evaluation:
+  """What evaluate() says of a shared start, from the cache where a run like this has left it.
+
+  A run of several processes asks anew.
+  """
+  if jax.process_count() > 1:
+    return evaluate()
+  config = session.config
+  limit = None if config.rounds is None else config.rounds.max_tokens
+  asked = [config.evaluate, config.reward, config.data.test, config.data.batch_size, limit]
+  path = _directory(session) / f"evaluation-{_digest([workdir.plain(each) for each in asked])}.json"
+  with _turn(session, path):
+    if path.exists():
+      print(f"before: found by another run, read from {path}", flush=True)
+      return Evaluation(**json.loads(path.read_text()))
+    numbers, lines = evaluate()
+    found = Evaluation({k: float(v) for k, v in numbers.items()}, [*map(workdir.plain, lines)])
+    workdir.write_json(path, found._asdict())
+  return found
+
+
+def _turn(session: session_lib.Session, path: pathlib.Path) -> contextlib.AbstractContextManager:
+  """Keeps other runs from making what lies at that path meanwhile."""
+  # The clock is news: however long the other one takes, it is alive while it holds the lock.
+  return once.alone(f"{path}.lock", time.monotonic, session.wait)
+
+
 def _directory(session: session_lib.Session) -> pathlib.Path:
   settings = workdir.flat(workdir.plain(session.config.to_dict()))
   before = {
     k: v for k, v in settings.items() if not f"{k}.".startswith(tuple(f"{x}." for x in LATER))
   }
   key = [before, workdir.versions(), workdir.hardware(), _code()]
-  name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-  return dataset.cache_directory(session.config.reference.cache_dir) / "starts" / name
+  return dataset.cache_directory(session.config.reference.cache_dir) / "starts" / _digest(key)
+
+
+def _digest(what: Any) -> str:
+  return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _code() -> str:

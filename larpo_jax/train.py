@@ -26,6 +26,7 @@ from larpo_jax import (
 )
 from larpo_jax import session as session_lib
 from larpo_jax import workdir as workdir_lib
+from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.lanes import Lanes
 from larpo_jax.models import huggingface, lora
 from larpo_jax.session import Session
@@ -92,7 +93,7 @@ def _stages(session: Session, params: Any) -> dict[str, Any]:
     params = _supervised(session, params)
   evaluate = functools.partial(evaluation.evaluate, session, params)
   ends = functools.partial(evaluation.ends, session, params)
-  before = stage.remembered(session, "before", lambda: ends(params))
+  before = stage.remembered(session, "before", lambda: _of_start(session, params, ends))
   if config.rounds is not None:
     prompts, reward = inputs.prompts(session), lookup.resolve(config.reward, "larpo_jax.rewards")
     learned = rounds.learn(session, params, prompts, reward, before=before, evaluate=evaluate)
@@ -137,6 +138,13 @@ def _supervised(session: Session, params: Any) -> Any:
     )
 
   return starts.shared(session, imitate) if node.shared else imitate()
+
+
+def _of_start(session: Session, params: Any, evaluate: Callable[[Any], Evaluation]) -> Evaluation:
+  """What evaluate(params) says, asked once for all runs that share their start."""
+  node = session.config.supervised
+  ask = functools.partial(evaluate, params)
+  return starts.evaluated(session, ask) if node is not None and node.shared else ask()
 
 
 def _align(session: Session, params: Any, evaluate: Callable[[Any], Mapping[str, float]]) -> Any:

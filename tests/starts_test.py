@@ -34,8 +34,23 @@ def test_a_second_run_reads_the_start_and_ends_with_the_same_bits(first, tmp_pat
   code, output = finish(start(tmp_path, *SHARED, cache=cache))
   assert code == 0, output
   assert "done by another run" in output
+  assert "found by another run" in output
   assert "supervised" not in stages(tmp_path)
   assert digest(tmp_path) == without_supervised(digest(workdir))
+  for name in ("before.json", "before.jsonl"):
+    ours, theirs = ((each / "results" / name).read_bytes() for each in (tmp_path, workdir))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("change", ["evaluate.rows=6", "rounds.max_tokens=7"])
+def test_another_question_about_a_start_is_asked_anew(change, first, tmp_path):
+  workdir, cache, _ = first
+  lines = lambda where: (where / "results" / "before.jsonl").read_text().splitlines()  # noqa: E731
+  code, output = finish(start(tmp_path, *SHARED, f"--config.{change}", cache=cache))
+  assert code == 0, output
+  assert "done by another run" in output
+  assert "found by another run" not in output
+  assert lines(tmp_path) != lines(workdir)
 
 
 @pytest.mark.parametrize(
