@@ -55,6 +55,7 @@ def base():
   # One kernel; or, after del config.loss, a tuple of them with a weight each.
   config.loss = dict(name="pairwise.dpo", beta=0.1)
   config.reference = dict(cache=True, cache_dir="")  # reference log-probs on disk; "": beside data
+  config.reference.update(sync_every=0, sync_share=0.6)  # steps until it moves to the policy; 0: no
 
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = "adamw"  # or adafactor, lion, sgd: then replace the whole node

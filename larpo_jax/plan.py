@@ -108,7 +108,8 @@ def batches(
   """The first batches of an epoch, and how many it has; with tokens (P, R) one batch, and 0."""
   loss, rounds = objective.resolve(config.loss), config.rounds
   reads = objective.needs_reference(loss)
-  live = reads and (not config.reference.cache or objective.asks(loss, "kl"))
+  cached = config.reference.cache and not config.reference.sync_every
+  live = reads and (not cached or objective.asks(loss, "kl"))
   same = dict(prompts=config.data.batch_size, accumulation=config.accumulation, live=live)
   if tokens is None and rounds is not None:
     tokens = config.data.max_prompt, rounds.max_tokens
@@ -143,10 +144,12 @@ def held(job: Job, mesh: Mapping[str, int]) -> dict[str, float]:
   size = lambda tree: float(estimate.state_bytes(tree, place(tree)))  # noqa: E731
   state = jax.eval_shape(make, model.params)
   trained = size(state.params)
+  moves = config.reference.sync_every and objective.needs_reference(kernels)
   return {
     "parameters": trained + (0.0 if model.frozen is None else size(model.frozen)),
     "optimizer": size(state.opt_state),
     "where it starts, the reference": trained,
+    **({"a reference that moves": trained} if moves else {}),
   }
 
 

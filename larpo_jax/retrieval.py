@@ -14,6 +14,7 @@ import numpy as np
 from larpo_jax import inputs, stage, workdir, worlds, writers
 from larpo_jax.data import batching, problems, store
 from larpo_jax.data.candidates import Tokens
+from larpo_jax.data.selection import Selected
 from larpo_jax.session import Session
 from larpo_jax.types import Reward
 
@@ -88,7 +89,7 @@ def _sampled(
 ) -> Iterator[list[Answered]]:
   """What the policy writes to the prompts of a round, batch by batch."""
   rounds = session.config.rounds
-  turn = _Turn(prompts, 0 if rounds.prompt_split == "shared" else number, rounds.prompts)
+  turn = _turn(prompts, 0 if rounds.prompt_split == "shared" else number, rounds.prompts)
   feed = batching.prompt_batches(
     turn, batch_size=rounds.batch_size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
   )
@@ -120,25 +121,12 @@ def _drawn(session: Session, params: Any, asked: Any, noise: Any, key: jax.Array
   return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
 
 
-class _Turn:
-  """The prompts of a round, as data to batch: the next ones, from the first on after the last."""
-
-  def __init__(self, prompts: store.TokenizedData, number: int, count: int) -> None:
-    self.rows = np.arange(number * count, (number + 1) * count) % len(prompts)
-    self.prompt_lengths = prompts.prompt_lengths[self.rows]
-    self.response_lengths = prompts.response_lengths[self.rows]
-    self.row_lengths = prompts.row_lengths[self.rows]
-    self.pad, self.candidates = prompts.pad, prompts.candidates
-    self._prompts = prompts
-
-  def __len__(self) -> int:
-    return len(self.rows)
-
-  def __getitem__(self, index: int) -> Tokens:
-    return self._prompts[int(self.rows[index])]
+def _turn(prompts: store.TokenizedData, number: int, count: int) -> Selected:
+  """The prompts of a round: the next ones, from the first on after the last."""
+  return Selected(prompts, np.arange(number * count, (number + 1) * count) % len(prompts))
 
 
-def _answered(session: Session, turn: _Turn, asked: Any, drawn: Any) -> Iterator[Answered]:
+def _answered(session: Session, turn: Selected, asked: Any, drawn: Any) -> Iterator[Answered]:
   """Each real prompt of a batch, without padding."""
   texts = session.decode(drawn.response, drawn.mask)
   questions = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import functools
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from larpo_jax import loop, retrieval, stage, workdir
+from larpo_jax import difficulty, loop, retrieval, stage, workdir
 from larpo_jax.data import grouping, problems, store
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.evaluators.generation import Evaluation
@@ -42,6 +43,7 @@ def learn(
   """
   config, rounds, start = session.config, session.config.rounds, params
   pools: dict[int, store.TokenizedData] = {}
+  course = stage.Course(rounds.count * rounds.steps_per_round)
   for number in range(rounds.count):
     pools[number] = retrieval.retrieve(session, params, number, prompts, reward)
     if number:
@@ -49,19 +51,32 @@ def learn(
       before = stage.remembered(session, f"round_{number}", ask)
     tell(session, number, before, retrieval.described(session, number))
     known = {n: pools[n] for n in grouping.remembered(rounds, number)}
-    params = stage.train(
-      session,
-      f"round_{number}",
-      params,
-      build(session, number, known),
-      loss=config.loss,
-      optimizer=config.optimizer,
-      batch_size=config.data.batch_size,
-      steps=rounds.steps_per_round,
-      epochs=config.epochs,
-      reference=start if rounds.reference == "start" else params,
-    )
+    lists, begun = build(session, number, known), params
+    parts = difficulty.parts(session, number, lists, begun, start)
+    for part, (data, steps) in enumerate(zip(parts, _shared_out(rounds, len(parts)))):
+      state = stage.train(
+        session,
+        f"round_{number}" if len(parts) == 1 else f"round_{number}_{part}",
+        params,
+        data,
+        loss=config.loss,
+        optimizer=config.optimizer,
+        batch_size=config.data.batch_size,
+        steps=steps,
+        epochs=config.epochs,
+        reference={"start": start, "round": begun, "stage": params}[rounds.reference],
+        course=course if rounds.optimizer == "kept" else None,
+      )
+      params = state.params
+      course = course._replace(done=course.done + steps, state=state.opt_state)
   return params
+
+
+def _shared_out(rounds: Any, parts: int) -> list[int]:
+  """The steps of each part of a round; -1 where they follow from the epochs."""
+  total = rounds.steps_per_round
+  ends = [total * part // parts for part in range(parts + 1)]
+  return [end - begin if total >= 0 else -1 for begin, end in itertools.pairwise(ends)]
 
 
 def tell(

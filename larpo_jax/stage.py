@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import json
 import math
 import textwrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
@@ -34,11 +35,19 @@ from larpo_jax.session import Session
 from larpo_jax.types import Batch, LogProbs
 
 
+class Course(NamedTuple):
+  """An optimiser that goes on from stage to stage, its schedule over all of their steps."""
+
+  total: int  # steps of all stages
+  done: int = 0  # of them so far
+  state: Any = None  # of the optimiser after those
+
+
 def train(
   session: Session,
   name: str,
   params: Any,
-  data: dataset.TokenizedData,
+  data: batching.Data,
   *,
   loss: Any,
   optimizer: Mapping[str, Any],
@@ -47,33 +56,39 @@ def train(
   epochs: float = 1,
   evaluate: Callable[[Any], Mapping[str, float]] | None = None,
   reference: Any = None,
-) -> Any:
-  """The parameters after the stage; at once where its last checkpoint is there already.
+  course: Course | None = None,
+) -> train_step.TrainState:
+  """The state after the stage; at once where its last checkpoint is there already.
 
   params are where it starts and, where no reference is given, that of the kernels that read one.
-  steps < 0 means as many as the epochs take. Raises what `loop.fit` raises, and ValueError where
-  the loss is not what it has to be where policy and reference are one.
+  steps < 0 means as many as the epochs take. Without a course the optimiser is new. Raises what
+  `loop.fit` raises, and ValueError where the loss is not what it has to be where policy and
+  reference are one.
   """
   config = session.config
   order = batching.schedule(data, batch_size=batch_size, shapes=config.data.shapes)
   steps = steps if steps >= 0 else max(1, math.ceil(epochs * order.per_epoch))
   kernels, about = objective.resolve(loss), _announced(name, loss)
-  chain, rate = optimizers.build(optimizer, steps, params)
-  state, placed = _initial(session, params, chain, kernels)
+  course = Course(steps) if course is None else course
+  chain, rate = optimizers.build(optimizer, course.total, params)
+  fixed = params if reference is None else reference
+  sync = _sync(session, kernels)
+  state, placed = _initial(session, params, chain, kernels, fixed if sync else None)
+  if course.state is not None:
+    state = dataclasses.replace(state, opt_state=course.state)
   store = _store(session, name)
   try:
     if (store.steps() or [-1])[-1] >= steps:
       restored = store.restore(state)
       if restored is not None and restored.step >= steps:
-        return restored.state.params
-    fixed = params if reference is None else reference
+        return restored.state
     batches, live = _feed(session, fixed, data, kernels, batch_size)
     parts: dict[str, Any] = dict(model=session.model, scorer=session.scorer, mesh=session.mesh)
-    parts["accumulation"] = config.accumulation
+    parts |= dict(accumulation=config.accumulation, sync=sync)
     if session.lanes is None:
       step = train_step.make_train_step(loss=kernels, optimizer=chain, shardings=placed, **parts)
     else:
-      specs: dict[str, Any] = dict(loss=loss, optimizer=optimizer, steps=steps)
+      specs: dict[str, Any] = dict(loss=loss, optimizer=optimizer, steps=course.total)
       step = vectorised.step(session.lanes, **specs, **parts)
     return loop.fit(
       name,
@@ -83,12 +98,12 @@ def train(
       put=session.put,
       plan=loop.Plan(steps, config.log_every, config.checkpoint.every, config.evaluate.every),
       outlet=loop.Outlet(store, session.writer, session.guard),
-      rate=rate,
+      rate=lambda step: rate(step + course.done),
       evaluate=evaluate,
       meta=about,
       flops_per_token=6.0 * transformer.matmul_params(session.architecture),
       peak_flops=hardware.peak_flops(jnp.dtype(config.model.dtype)),
-    ).params
+    )
   finally:
     store.close()
 
@@ -108,26 +123,32 @@ def _announced(name: str, loss: Any) -> dict[str, str]:
   return {"objective": formula, "objective_digest": digest}
 
 
+def _sync(session: Session, kernels: Loss) -> train_step.Sync | None:
+  """How the reference follows the policy; None where it stays, or is not read."""
+  node = session.config.reference
+  moves = node.sync_every and objective.needs_reference(kernels)
+  return train_step.Sync(node.sync_every, node.sync_share) if moves else None
+
+
 def _feed(
-  session: Session, params: Any, data: dataset.TokenizedData, kernels: Loss, batch_size: int
+  session: Session, params: Any, data: batching.Data, kernels: Loss, batch_size: int
 ) -> tuple[Any, Any]:
   """The batches of a stage, and the weights of the reference where cached log-probs will not do."""
   config = session.config
   reads = objective.needs_reference(kernels)
   # In lanes the weights: runs that start alike would wait for each other's pass over the data.
-  cached = reads and config.reference.cache and session.lanes is None
+  moves = bool(config.reference.sync_every)
+  cached = reads and config.reference.cache and session.lanes is None and not moves
   attach = cache_reference(session, params, data) if cached else None
   feed = dict(batch_size=batch_size, seed=config.seed, attach=attach, **session.layout)
   start = functools.partial(batching.batches, data, shard=shard(), **feed)
   if reads and session.lane == 0:  # the runs of other lanes are like the first one
     _preflight(session, params, session.put(next(start())), kernels)
-  live = reads and (attach is None or objective.asks(kernels, "kl"))
+  live = reads and not moves and (attach is None or objective.asks(kernels, "kl"))
   return start(), params if live else None
 
 
-def cache_reference(
-  session: Session, params: Any, data: dataset.TokenizedData
-) -> Callable[[Batch], Batch]:
+def cache_reference(session: Session, params: Any, data: batching.Data) -> Callable[[Batch], Batch]:
   """Scores what the cache lacks of the data, once, and returns what puts it into batches."""
   config = session.config
   whole = session.whole(params)
@@ -149,13 +170,13 @@ def cache_reference(
 
 
 def _initial(
-  session: Session, params: Any, chain: Any, loss: Loss
+  session: Session, params: Any, chain: Any, loss: Loss, reference: Any
 ) -> tuple[train_step.TrainState, Any]:
   """A fresh state, made where it lives, and its shardings. It shares no memory with params."""
-  make = functools.partial(train_step.init, optimizer=chain, loss=loss)
-  abstract = jax.eval_shape(make, params)
+  make = lambda params, reference: train_step.init(params, chain, loss, reference)  # noqa: E731
+  abstract = jax.eval_shape(make, params, reference)
   placed = sharding.named_shardings(abstract, session.mesh, session.config.rules)
-  return jax.jit(make, out_shardings=placed)(params), placed
+  return jax.jit(make, out_shardings=placed)(params, reference), placed
 
 
 def _preflight(session: Session, params: Any, batch: Batch, kernels: Loss) -> None:

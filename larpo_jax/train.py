@@ -135,7 +135,7 @@ def _supervised(session: Session, params: Any) -> Any:
       batch_size=node.batch_size,
       steps=node.steps,
       epochs=node.epochs,
-    )
+    ).params
 
   return starts.shared(session, imitate) if node.shared else imitate()
 
@@ -161,7 +161,7 @@ def _align(session: Session, params: Any, evaluate: Callable[[Any], Mapping[str,
     steps=config.steps,
     epochs=config.epochs,
     evaluate=evaluate,
-  )
+  ).params
 
 
 def _show(summary: Mapping[str, Mapping[str, float]]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx, struct
 import jax
@@ -26,16 +27,30 @@ class TrainState:
   step: jax.Array  # int32 []: optimiser steps, the skipped ones included
   skipped: jax.Array  # int32 []: non-finite steps in a row, up to now
   statistics: Statistics = ()  # what each kernel of the loss carries from step to step
+  reference: Any = None  # what params are at a reference that moves with them
+
+
+class Sync(NamedTuple):
+  """A reference that follows the policy: (1 - share) reference + share policy, now and then.
+
+  Source: TR-DPO, https://arxiv.org/abs/2404.09656, soft updates, and with share 1 hard ones.
+  """
+
+  every: int  # steps
+  share: float  # above 0, at most 1
 
 
 def init(
-  params: Any, optimizer: optax.GradientTransformation, loss: Loss | None = None
+  params: Any,
+  optimizer: optax.GradientTransformation,
+  loss: Loss | None = None,
+  reference: Any = None,
 ) -> TrainState:
   """The state before the first step: copies, so that params may go on as the reference.
 
-  A loss that carries statistics has to be given.
+  A loss that carries statistics has to be given, and a reference that is to move.
   """
-  params = jax.tree.map(jnp.copy, params)
+  params, reference = jax.tree.map(jnp.copy, (params, reference))
   zero = jnp.zeros((), jnp.int32)
   return TrainState(
     params=params,
@@ -43,6 +58,7 @@ def init(
     step=zero,
     skipped=zero + 0,
     statistics=() if loss is None else objectives.initial(loss),
+    reference=reference,
   )
 
 
@@ -150,8 +166,17 @@ def update(
     step=state.step + 1,
     skipped=jnp.where(finite, 0, state.skipped + 1),
     statistics=jax.tree.map(keep, statistics, state.statistics),
+    reference=state.reference,
   )
   return new, norm
+
+
+def synced(state: TrainState, sync: Sync) -> TrainState:
+  """The state after a step, its reference updated where that is due."""
+  share = jnp.where(state.step % sync.every == 0, sync.share, 0.0)
+  mixed = lambda old, new: old + (share * (new - old)).astype(old.dtype)  # noqa: E731
+  reference = jax.tree.map(mixed, state.reference, state.params)
+  return dataclasses.replace(state, reference=reference)
 
 
 def make_train_step(
@@ -172,15 +197,17 @@ def make_step(
   loss: Loss,
   optimizer: optax.GradientTransformation,
   accumulation: int = 1,
+  sync: Sync | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """step(state, reference, batch, frozen=None) -> (state, metrics), a pure function.
 
   reference is what state.params were at the reference, or None where it is cached in the batch or
-  not read. frozen are the parameters that are not trained, such as those under adapters.
-  accumulation is how many micro-batches a batch is cut into; it changes memory, and nothing else.
-  A step whose loss or gradient is not finite leaves parameters, optimiser state and statistics as
-  they were and counts as skipped. Raises ValueError when accumulation does not divide the batch,
-  when the loss carries statistics and the state has none, and what `objective.evaluate` raises.
+  not read, or where sync moves the state's own. frozen are the parameters that are not trained,
+  such as those under adapters. accumulation is how many micro-batches a batch is cut into; it
+  changes memory, and nothing else. A step whose loss or gradient is not finite leaves parameters,
+  optimiser state and statistics as they were and counts as skipped. Raises ValueError when
+  accumulation does not divide the batch, when the loss carries statistics and the state has none,
+  and what `objective.evaluate` raises.
   """
   carries = any(objectives.initial(loss))
 
@@ -196,10 +223,12 @@ def make_step(
       return scorer(model, join(params, frozen), batch, **asked)
 
     parts = dict(model=model, scorer=whole, loss=loss)
+    against = reference if sync is None else state.reference
     value, metrics, gradient, statistics = value_and_gradient(
-      state.params, reference, batch, accumulation, state.statistics, **parts
+      state.params, against, batch, accumulation, state.statistics, **parts
     )
     new, norm = update(state, value, gradient, optimizer, statistics)
+    new = new if sync is None else synced(new, sync)
     counted = (batch.response_mask > 0) & (batch.weight[:, None, None] > 0)
     return new, {
       **metrics,

@@ -58,15 +58,16 @@ def step(
   scorer: Any,
   mesh: jax.sharding.Mesh,
   accumulation: int,
+  sync: train_step.Sync | None = None,
 ) -> Callable[..., Any]:
   """step(state, reference, batch, frozen) of one lane, as `train_step.make_train_step`'s.
 
   Lanes whose specs of loss and optimiser are the same but for their `numbers` take it together, in
   whatever stage they are; model and scorer are the same in all. frozen are those of the first lane.
   """
-  common = [without_numbers(loss), {**optimizer, "learning_rate": None}, steps, accumulation]
+  common = [without_numbers(loss), {**optimizer, "learning_rate": None}, steps, accumulation, sync]
   what = ("step", json.dumps(common, sort_keys=True))
-  parts = dict(model=model, scorer=scorer, accumulation=accumulation)
+  parts = dict(model=model, scorer=scorer, accumulation=accumulation, sync=sync)
 
   def one(state: Any, reference: Any, batch: Batch, frozen: Any, given: Numbers) -> Any:
     kernels = objective.resolve(_replaced(loss, lambda path, value: given[path]))

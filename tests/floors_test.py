@@ -16,8 +16,8 @@ FLOORS = [
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
   | {"objective", "tracking"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
-  {"train", "session", "stage", "loop", "rounds", "retrieval", "curves"}
-  | {"inputs", "evaluation", "pools", "pool_curves", "starts", "cost"},
+  {"train", "session", "stage", "loop", "rounds", "retrieval", "difficulty"}
+  | {"inputs", "evaluation", "pools", "pool_curves", "curves", "starts", "cost"},
   {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

@@ -15,6 +15,7 @@ from larpo_jax.data import grouping, problems, readers, store
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.rewards import rules
+from larpo_jax.train_step import TrainState
 
 BEFORE = {"gold/reward": 0.25}
 
@@ -38,7 +39,7 @@ def learnt(monkeypatch):
 
   def learn(session, name, params, data, **settings):
     calls.append(dict(name=name, params=params, data=data, settings=settings))
-    return jax.tree.map(lambda x: 0.9 * x, params)
+    return TrainState(jax.tree.map(lambda x: 0.9 * x, params), opt_state=None, step=0, skipped=0)
 
   monkeypatch.setattr(stage, "train", learn)
   return calls

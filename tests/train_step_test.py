@@ -256,3 +256,19 @@ def test_moments_are_updated_where_they_lie():
   entry = text[text.index("ENTRY") :]
   copied = re.findall(r"copy\(%?state_opt_state\S*\)", entry)
   assert not [name for name in copied if "count" not in name], copied
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_a_reference_that_moves_is_mixed_with_the_policy_when_it_is_due(drawn, share):
+  params, reference, batch = drawn
+  sync = train_step.Sync(every=2, share=share)
+  step, fixed = toy_step(pairwise.dpo, sync=sync), toy_step(pairwise.dpo)
+  state = train_step.init(params, DESCENT, reference=reference)
+  wanted, other = reference, train_step.init(params, DESCENT)
+  for done in range(1, 5):
+    state, metrics = step(state, None, batch)
+    other, expected = fixed(other, wanted, batch)
+    if done % 2 == 0:
+      mix = lambda old, new: (1 - share) * old + share * new  # noqa: E731
+      wanted = jax.tree.map(mix, wanted, host(other.params))
+    close(host((state.params, state.reference, metrics)), (other.params, wanted, expected))

@@ -75,6 +75,13 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
   rounds, world = tree["rounds"], tree["world"]
   if rounds is None:
     return
+  steps, stages = rounds["steps_per_round"], (rounds["curriculum"] or {}).get("stages", 3)
+  if rounds["curriculum"] is None and rounds["reference"] == "stage":
+    yield "config.rounds.reference='stage' needs stages: set config.rounds.curriculum, or 'round'"
+  if rounds["curriculum"] is not None and 0 <= steps < stages:
+    yield f"config.rounds.steps_per_round={steps} leaves some of {stages} stages without a step"
+  if rounds["optimizer"] == "kept" and steps < 0:
+    yield "config.rounds.optimizer='kept' needs to know all steps: give rounds.steps_per_round"
   if rounds["greedy"] and rounds["candidates"] == 1:
     yield "config.rounds.greedy=True takes one of config.rounds.candidates=1: give at least 2"
   if rounds["negatives"] == "other_prompt" and rounds["prompts"] == 1:

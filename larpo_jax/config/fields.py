@@ -95,6 +95,9 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "loss": Spec("larpo_jax.losses", several=True),
   "reference.cache": Field(True),
   "reference.cache_dir": Field("", empty=True),
+  # Every so many steps (0: never) it becomes (1 - share) of itself and share of the policy.
+  "reference.sync_every": Field(0, low=0),
+  "reference.sync_share": Field(0.6, above=0, high=1),
   "optimizer.name": Field("adamw", choices=("adamw", "adafactor", "lion", "sgd")),
   "optimizer.learning_rate": Field(1e-6, above=0),
   "optimizer.schedule": Field("linear", choices=("constant", "linear", "cosine")),
@@ -134,8 +137,15 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "rounds.memory": Field("none", choices=("none", "previous", "all")),
   # Other prompts each round, or the same: then what is remembered of a prompt joins its candidates.
   "rounds.prompt_split": Field("disjoint", choices=("disjoint", "shared")),
-  # The reference: the policy at the start of the round, or before the first one.
-  "rounds.reference": Field("round", choices=("round", "start")),
+  # The reference: the policy at the start of the round, of the curriculum's stage, or of the run.
+  "rounds.reference": Field("round", choices=("round", "stage", "start")),
+  # A new optimiser each stage, or one that goes on, its schedule over the steps of all rounds.
+  "rounds.optimizer": Field("reset", choices=("reset", "kept")),
+  # A round's lists in stages, by their difficulty.
+  "rounds.curriculum": Spec("larpo_jax.data", module="curriculum", optional=True),
+  "rounds.difficulty": Field(
+    "label_gap", choices=("label_gap", "score_gap", "place", "logp_gap", "implicit_gap")
+  ),
   # What is trained on of a prompt's candidates; None is lists.whole. A text counts once: dedupe.
   "rounds.lists": Spec("larpo_jax.data", module="lists", optional=True),
   "rounds.dedupe": Field(False),
