@@ -35,7 +35,7 @@ PANELS = (
   ("length (tokens)", (r"(eval_)?length", r"length/.*")),
   ("gradient norm", (r"grad_norm",)),
   ("reward of the candidates", (r"candidates/(reward|best)",)),
-  ("share of candidates or lists", (r"candidates/(all_tied|unique|finished)",)),
+  ("share of candidates or lists", (r"candidates/(all_tied|unique|finished)", r"lists/.*")),
   ("throughput (tokens/s)", (r"throughput/tokens_per_second",)),
 )
 COLUMNS = 3

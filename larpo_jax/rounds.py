@@ -18,7 +18,9 @@ import numpy as np
 
 from larpo_jax import difficulty, loop, retrieval, stage, workdir
 from larpo_jax.data import grouping, problems, store
+from larpo_jax.data.batching import Data
 from larpo_jax.data.candidates import Tokens
+from larpo_jax.data.grouping import Judged
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.session import Session
 from larpo_jax.types import Reward
@@ -41,7 +43,7 @@ def learn(
   a row a round under the stage "rounds": how the policy does at its start, which before says of
   params, and what it sampled.
   """
-  config, rounds, start = session.config, session.config.rounds, params
+  rounds, start = session.config.rounds, params
   pools: dict[int, store.TokenizedData] = {}
   course = stage.Course(rounds.count * rounds.steps_per_round)
   for number in range(rounds.count):
@@ -49,27 +51,44 @@ def learn(
     if number:
       ask = functools.partial(evaluate, params)
       before = stage.remembered(session, f"round_{number}", ask)
-    tell(session, number, before, retrieval.described(session, number))
     known = {n: pools[n] for n in grouping.remembered(rounds, number)}
-    lists, begun = build(session, number, known), params
-    parts = difficulty.parts(session, number, lists, begun, start)
-    for part, (data, steps) in enumerate(zip(parts, _shared_out(rounds, len(parts)))):
-      state = stage.train(
-        session,
-        f"round_{number}" if len(parts) == 1 else f"round_{number}_{part}",
-        params,
-        data,
-        loss=config.loss,
-        optimizer=config.optimizer,
-        batch_size=config.data.batch_size,
-        steps=steps,
-        epochs=config.epochs,
-        reference={"start": start, "round": begun, "stage": params}[rounds.reference],
-        course=course if rounds.optimizer == "kept" else None,
-      )
-      params = state.params
-      course = course._replace(done=course.done + steps, state=state.opt_state)
+    lists = build(session, number, known)
+    said = retrieval.described(session, number)
+    if rounds.noise is not None:
+      said["lists/misjudged"] = misjudged(lists)
+    tell(session, number, before, said)
+    parts = difficulty.parts(session, number, lists, params, start)
+    params, course = _learnt(session, number, params, start, parts, course)
   return params
+
+
+def _learnt(
+  session: Session,
+  number: int,
+  params: Any,
+  start: Any,
+  parts: list[Data],
+  course: stage.Course,
+) -> tuple[Any, stage.Course]:
+  """The parameters after the parts of a round, one after the other, and how far the course is."""
+  config, rounds, begun = session.config, session.config.rounds, params
+  for part, (data, steps) in enumerate(zip(parts, _shared_out(rounds, len(parts)))):
+    state = stage.train(
+      session,
+      f"round_{number}" if len(parts) == 1 else f"round_{number}_{part}",
+      params,
+      data,
+      loss=config.loss,
+      optimizer=config.optimizer,
+      batch_size=config.data.batch_size,
+      steps=steps,
+      epochs=config.epochs,
+      reference={"start": start, "round": begun, "stage": params}[rounds.reference],
+      course=course if rounds.optimizer == "kept" else None,
+    )
+    params = state.params
+    course = course._replace(done=course.done + steps, state=state.opt_state)
+  return params, course
 
 
 def _shared_out(rounds: Any, parts: int) -> list[int]:
@@ -91,8 +110,10 @@ def build(session: Session, number: int, pools: Pools) -> store.TokenizedData:
   """The lists that a round learns from, built by rounds.lists of the pools it remembers.
 
   Read where they are already. Beside the token ids lies lists.jsonl, {"prompt", "responses",
-  "scores"} a line, which `readers.lists` reads: its scores are the labels that the loss sees.
-  Raises ValueError where no candidate is preferred to another.
+  "scores"} a line, which `readers.lists` reads: its scores are the labels that the loss sees. Where
+  rounds.noise gave these, "second_scores" are the rewards, as `readers.lists` calls them, too, and
+  losses that read a second judge's scores read those. The noise of a list depends on the seed, and
+  on the round and the place that its own draws depend on. Raises ValueError where no list is left.
   """
   directory = session.workdir / "rounds" / str(number)
   # Process 0 alone looks: a later one would find what was just written, and not wait.
@@ -102,30 +123,50 @@ def build(session: Session, number: int, pools: Pools) -> store.TokenizedData:
   return store.load(directory / "lists")  # type: ignore[return-value]
 
 
+def misjudged(lists: store.TokenizedData) -> float:
+  """The share of lists in which the noise changed who is preferred, of those left out too."""
+  report = lists.report
+  return report.notes["misjudged"] / (report.rows - report.rejected["all_tied"])
+
+
 def _write(session: Session, number: int, pools: Pools, directory: pathlib.Path) -> None:
   rounds, end = session.config.rounds, pools[number].end
   strategy, decode = grouping.resolve(rounds.lists), session.tokenizer.batch_decode
+  noise = grouping.noise(rounds.noise)
   report, lines = problems.Report(f"round {number}"), []
   width = grouping.widest(rounds, number)
   with store.Writer(directory / "lists", candidates=width) as writer:
     for source, tokens, rng in _known(session, number, pools):
       prompt, *texts = decode([tokens.prompt, *tokens.responses], skip_special_tokens=True)
       found = grouping.group(strategy, texts, tokens.labels, rng, dedupe=rounds.dedupe)
-      for places, labels in found:
-        writer.add(_some(tokens, places, labels), source)
-        line = dict(prompt=prompt, responses=[texts[i] for i in places], scores=labels)
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+      # A generator of its own, so that a noise which draws more leaves the lists as they are.
+      judged = grouping.judge(noise, found, tokens.labels, rng.spawn(1)[0])
+      kept = [each for each in judged if not (rounds.agreed and each.misjudged)]
+      for each in kept:
+        writer.add(_some(tokens, each), source)
+        lines.append(_line(prompt, texts, each))
       report.rows += max(len(found), 1)
-      report.kept += len(found)
-      if not found:
-        report.rejected["all_tied"] += 1
+      report.kept += len(kept)
+      report.notes["misjudged"] += sum(each.misjudged for each in judged)
+      report.rejected.update(all_tied=not found, contradicted=len(judged) - len(kept))
+    report.rejected = +report.rejected
     if not report.kept:
-      raise ValueError(
-        f"in round {number} every list has equal rewards, so there is nothing to learn: raise "
-        "rounds.temperature or rounds.candidates, or use a finer reward"
-      )
+      raise ValueError(_nothing(number, report))
     workdir.write_text(directory / "lists.jsonl", "".join(lines))
     writer.finish(report, pad=pools[number].pad, end=end)
+
+
+def _nothing(number: int, report: problems.Report) -> str:
+  """Why a round has no list to learn from."""
+  if report.rejected["contradicted"]:
+    return (
+      f"in round {number} the noise changed who is preferred in every list, and rounds.agreed "
+      "leaves such lists out: lower the noise, or raise rounds.prompts"
+    )
+  return (
+    f"in round {number} every list has equal rewards, so there is nothing to learn: raise "
+    "rounds.temperature or rounds.candidates, or use a finer reward"
+  )
 
 
 def _known(
@@ -150,6 +191,15 @@ def _merged(rows: list[Tokens]) -> Tokens:
   return Tokens(rows[0].prompt, together("responses"), together("masks"), together("labels"))
 
 
-def _some(tokens: Tokens, places: list[int], labels: list[float]) -> Tokens:
-  responses, masks = ([field[i] for i in places] for field in (tokens.responses, tokens.masks))
-  return Tokens(tokens.prompt, responses, masks, labels)
+def _some(tokens: Tokens, each: Judged) -> Tokens:
+  responses, masks = ([field[i] for i in each.places] for field in (tokens.responses, tokens.masks))
+  return Tokens(tokens.prompt, responses, masks, each.labels, each.scores)
+
+
+def _line(prompt: str, texts: list[str], each: Judged) -> str:
+  """A line of lists.jsonl."""
+  line: dict[str, Any] = dict(prompt=prompt, responses=[texts[i] for i in each.places])
+  line["scores"] = each.labels
+  if each.scores is not None:
+    line["second_scores"] = each.scores
+  return json.dumps(line, ensure_ascii=False) + "\n"

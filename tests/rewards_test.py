@@ -65,6 +65,17 @@ def test_world_reward_is_its_gold(seed):
   )
 
 
+def test_world_reward_has_a_scale(seed):
+  shown = arithmetic.demonstrations(30, seed=seed)
+  prompts, responses = [d.prompt for d in shown], [[d.response] for d in shown]
+  scaled = worlds.arithmetic(prompts, responses, scale=6.0)
+  assert scaled.dtype == np.float32
+  np.testing.assert_allclose(scaled, 6 * arithmetic.gold(prompts, responses), rtol=1e-6)
+  for scale in (0.0, -1.0, np.inf):
+    with pytest.raises(ValueError, match="must be above 0 and finite"):
+      worlds.arithmetic(prompts, responses, scale=scale)
+
+
 def test_brevity_is_free_up_to_the_budget():
   got = rules.brevity([""], [["", "abc", "abcd", "x" * 13]], characters=3, per=10)
   np.testing.assert_allclose(got, [[0, 0, -0.1, -1]], rtol=1e-6)

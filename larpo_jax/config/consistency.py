@@ -86,6 +86,8 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
     yield "config.rounds.greedy=True takes one of config.rounds.candidates=1: give at least 2"
   if rounds["negatives"] == "other_prompt" and rounds["prompts"] == 1:
     yield "config.rounds.negatives='other_prompt' needs another one: give rounds.prompts at least 2"
+  if rounds["agreed"] and rounds["noise"] is None:
+    yield "config.rounds.agreed=True leaves out what config.rounds.noise changed: give a noise, too"
   for setting, value, function in (
     ("gold", True, "solution"),
     ("negatives", "unrelated", "unrelated"),

@@ -149,6 +149,9 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   # What is trained on of a prompt's candidates; None is lists.whole. A text counts once: dedupe.
   "rounds.lists": Spec("larpo_jax.data", module="lists", optional=True),
   "rounds.dedupe": Field(False),
+  # What a judge who errs makes of the lists' labels; None: they are the reward's.
+  "rounds.noise": Spec("larpo_jax.data", module="noise", optional=True),
+  "rounds.agreed": Field(False),  # lists in which noise changed who is preferred are left out
   "rounds.greedy": Field(False),  # the first of the candidates is the greedy answer
   "rounds.gold": Field(False),  # the world's solution is one more candidate
   # What the best candidate is to beat: the others, or what was sampled for another prompt of the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import difflib
 import importlib
@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from larpo_jax import lookup, worlds
 from larpo_jax.config import consistency
@@ -154,11 +155,17 @@ def _spec(name: str, spec: Any, entry: Spec) -> None:
 
 def _lists(rounds: Mapping[str, Any] | None) -> None:
   """Builds lists of made-up scores, so that a number out of range is said before any sampling."""
-  try:
-    if rounds is not None:
-      grouping.widest(rounds, 0)
-  except ValueError as error:
-    raise ValueError(f"config.rounds.lists: {error}") from error
+  if rounds is None:
+    return
+  scores, noise = np.arange(2.0), grouping.noise(rounds["noise"])
+  tries: dict[str, Callable[[], Any]] = dict(lists=lambda: grouping.widest(rounds, 0))
+  if noise is not None:
+    tries["noise"] = lambda: noise(scores, scores, np.random.default_rng(0))
+  for name, build in tries.items():
+    try:
+      build()
+    except ValueError as error:
+      raise ValueError(f"config.rounds.{name}: {error}") from error
 
 
 def _arguments(name: str, spec: dict[str, Any], entry: Spec) -> dict[str, Any]:

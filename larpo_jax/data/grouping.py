@@ -1,16 +1,26 @@
-"""From a config's rounds to the lists of a prompt: by which strategy, of how many candidates."""
+"""From a config's rounds to a prompt's lists: which strategy, which noise, how many candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from larpo_jax import lookup
 from larpo_jax.data.lists import Ranked, Strategy
+from larpo_jax.data.noise import Noise
 
 REMEMBERED = {"none": 1, "previous": 2}  # rounds that a round learns from, its own among them
+
+
+class Judged(NamedTuple):
+  """A list to train on, and what a noise made of it."""
+
+  places: list[int]  # which candidates
+  labels: list[float]  # of each, higher is better; not all equal
+  scores: list[float] | None  # what the reward said of each, where there is noise
+  misjudged: bool  # another response is preferred than without noise
 
 
 def resolve(spec: Mapping[str, Any] | None) -> Strategy:
@@ -31,6 +41,26 @@ def group(
   kept = sorted(first.values()) if dedupe else list(range(len(texts)))
   found = strategy(np.asarray([scores[place] for place in kept]), rng)
   return [Ranked([kept[place] for place in places], labels) for places, labels in found]
+
+
+def noise(spec: Mapping[str, Any] | None) -> Noise | None:
+  """The noise of rounds.noise. Raises what `lookup.resolve` raises."""
+  return None if spec is None else lookup.resolve(spec, "larpo_jax.data")
+
+
+def judge(
+  noise: Noise | None, found: Sequence[Ranked], scores: Sequence[float], rng: np.random.Generator
+) -> list[Judged]:
+  """The lists with the labels that a noise gives them; scores are those of all candidates."""
+  if noise is None:
+    return [Judged(places, labels, None, False) for places, labels in found]
+  judged = []
+  for places, labels in found:
+    rewards, clean = np.asarray([scores[place] for place in places]), np.asarray(labels)
+    given = noise(rewards, clean, rng)
+    misjudged = bool(((given == given.max()) != (clean == clean.max())).any())
+    judged.append(Judged(places, given.tolist(), rewards.tolist(), misjudged))
+  return judged
 
 
 def remembered(rounds: Mapping[str, Any], number: int) -> range:
