@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from larpo_jax import loop, retrieval, stage, workdir
+from larpo_jax import loop, retrieval, stage, step_pairs, workdir
 from larpo_jax.data import grouping, problems, store
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.evaluators.generation import Evaluation
@@ -47,13 +47,19 @@ def learn(
     if number:
       ask = functools.partial(evaluate, params)
       before = stage.remembered(session, f"round_{number}", ask)
-    tell(session, number, before, retrieval.described(session, number))
     known = {n: pools[n] for n in grouping.remembered(rounds, number)}
+    lists = retrieval.described(session, number)
+    if rounds.steps is None:
+      data = build(session, number, known)
+    else:
+      data = step_pairs.build(session, number, params, pools[number])
+      lists |= step_pairs.described(session, number, params, data)
+    tell(session, number, before, lists)
     params = stage.train(
       session,
       f"round_{number}",
       params,
-      build(session, number, known),
+      data,
       loss=config.loss,
       optimizer=config.optimizer,
       batch_size=config.data.batch_size,
