@@ -172,6 +172,53 @@ def test_verdicts_written_by_hand(response, verdict):
 
 
 @pytest.mark.parametrize(
+  ("response", "place"),
+  [
+    ("4+3=7\n7*2=14\n=14", None),
+    ("4+3=7\n7*2=14\n=14\n", None),
+    ("4+3=7\n7*2=14\n=15", 2),
+    ("4+3=7\n7*2=14\n=14\n=14", 3),
+    ("4+3=7\n7*2=14", 2),
+    ("4+3=7\n=14", 1),
+    ("4+3=8\n8*2=16\n=16", 0),
+    ("", 0),
+  ],
+)
+def test_the_first_wrong_step_is_a_line_or_the_one_that_is_missing(response, place):
+  assert arithmetic.first_wrong("4+3*2:", response) == place
+
+
+@settings(max_examples=300, deadline=None)
+@given(WORLD, st.text() | st.text(arithmetic.ALPHABET, max_size=60))
+def test_steps_are_the_response_and_what_comes_before_the_first_wrong_one_is_right(problem, text):
+  prompt = arithmetic.prompt(problem)
+  for response in (text, arithmetic.solution(problem) + text, arithmetic.rewritten(prompt)):
+    steps, place = arithmetic.steps(response), arithmetic.first_wrong(prompt, response)
+    assert "".join(steps) == response
+    verdict = arithmetic.check(prompt, response)
+    ((progress,),) = arithmetic.progress([prompt], [[response]])
+    assert progress == pytest.approx(verdict.steps_right / verdict.steps)
+    if place is None:
+      assert verdict.final_right
+      assert verdict.well_formed
+      assert progress == 1
+    else:
+      begun = "".join(steps[:place])
+      assert arithmetic.check(prompt, begun).steps_right == min(place, verdict.steps)
+      assert place <= len(steps)
+      assert (place > verdict.steps) == (arithmetic.check(prompt, begun).final_right)
+
+
+def test_the_rewritten_solution_is_right_step_by_step_and_in_no_demonstration(seed):
+  for prompt, response in arithmetic.demonstrations(100, seed=seed, slip=0.0, steps=(1, 8)):
+    rewritten = arithmetic.rewritten(prompt)
+    assert arithmetic.first_wrong(prompt, rewritten) is None
+    assert rewritten.replace(" ", "") == response
+    both = zip(arithmetic.steps(rewritten), arithmetic.steps(response), strict=True)
+    assert all(new != old for new, old in both)
+
+
+@pytest.mark.parametrize(
   ("response", "answer"),
   [
     ("4+3=7\n7*2=14\n=14", "14"),
