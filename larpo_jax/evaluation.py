@@ -45,6 +45,9 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
   data = inputs.problems(session, "test", session.config.evaluate.rows, split="test")
   asked = next(batching.prompt_batches(data, batch_size=len(data), shuffle=False, shapes=1))
   texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
+  judges = {"gold/reward": world.gold, "gold/accuracy": world.accuracy}
+  if hasattr(world, "progress"):
+    judges["gold/steps"] = world.progress
   draw = functools.partial(session.sample, **inputs.ending(session, data))
   return generation.generation(
     lambda *asked, **how: stage.gathered(draw(*asked, **how)),
@@ -53,7 +56,7 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
     start,
     generation.Prompts(texts, asked.prompt, asked.prompt_mask),
     decode=session.decode,
-    judges={"gold/reward": world.gold, "gold/accuracy": world.accuracy},
+    judges=judges,
     key=session.key(3),
   )
 

@@ -112,7 +112,8 @@ def batches(
   live = reads and (not cached or objective.asks(loss, "kl"))
   same = dict(prompts=config.data.batch_size, accumulation=config.accumulation, live=live)
   if tokens is None and rounds is not None:
-    tokens = config.data.max_prompt, rounds.max_tokens
+    begun = rounds.max_tokens if rounds.steps is not None else 0  # an answer's beginning
+    tokens = config.data.max_prompt + begun, rounds.max_tokens
   if tokens is not None:
     P, R = tokens
     last = rounds and grouping.widest(rounds, rounds.count - 1)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from larpo_jax import difficulty, loop, retrieval, stage, workdir
+from larpo_jax import difficulty, loop, retrieval, stage, step_pairs, workdir
 from larpo_jax.data import grouping, problems, store
 from larpo_jax.data.batching import Data
 from larpo_jax.data.candidates import Tokens
@@ -51,15 +51,25 @@ def learn(
     if number:
       ask = functools.partial(evaluate, params)
       before = stage.remembered(session, f"round_{number}", ask)
-    known = {n: pools[n] for n in grouping.remembered(rounds, number)}
-    lists = build(session, number, known)
-    said = retrieval.described(session, number)
-    if rounds.noise is not None:
-      said["lists/misjudged"] = misjudged(lists)
+    lists, said = _prepared(session, number, params, pools)
     tell(session, number, before, said)
     parts = difficulty.parts(session, number, lists, params, start)
     params, course = _learnt(session, number, params, start, parts, course)
   return params
+
+
+def _prepared(
+  session: Session, number: int, params: Any, pools: Pools
+) -> tuple[store.TokenizedData, dict[str, float]]:
+  """What a round learns from, and what its row says of that."""
+  rounds, said = session.config.rounds, retrieval.described(session, number)
+  if rounds.steps is not None:
+    pairs = step_pairs.build(session, number, params, pools[number])
+    return pairs, said | step_pairs.described(session, number, params, pairs)
+  lists = build(session, number, {n: pools[n] for n in grouping.remembered(rounds, number)})
+  if rounds.noise is not None:
+    said["lists/misjudged"] = misjudged(lists)
+  return lists, said
 
 
 def _learnt(
@@ -74,6 +84,16 @@ def _learnt(
   config, rounds, begun = session.config, session.config.rounds, params
   for part, (data, steps) in enumerate(zip(parts, _shared_out(rounds, len(parts)))):
     state = stage.train(
+=======
+    lists = retrieval.described(session, number)
+    if rounds.steps is None:
+      data = build(session, number, known)
+    else:
+      data = step_pairs.build(session, number, params, pools[number])
+      lists |= step_pairs.described(session, number, params, data)
+    tell(session, number, before, lists)
+    params = stage.train(
+>>>>>>> s7-steps
       session,
       f"round_{number}" if len(parts) == 1 else f"round_{number}_{part}",
       params,

@@ -34,6 +34,7 @@ from larpo_jax.session import Session
 SHOWN = {  # what the table shows, in this order, and how it is called there
   "gold/reward": "gold reward",
   "gold/accuracy": "accuracy",
+  "gold/steps": "right steps",
   "sampled/gold/reward": "gold reward of samples",
   "sampled/gold/accuracy": "accuracy of samples",
   "kl": "KL to the start (nats)",

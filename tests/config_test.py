@@ -263,6 +263,33 @@ def test_settings_of_candidates_that_contradict_each_other():
   assert "ranks a list: give at least 2" in refused(config)
 
 
+def test_settings_of_steps_that_contradict_each_other():
+  config = quickstart.get_config()
+  config.rounds.candidates = 1  # one wrong answer makes a pair
+  config.rounds.steps = dict(chosen="oracle")
+  complete = config_lib.validate(config)
+  assert (complete.rounds.steps.unit, complete.rounds.steps.misplaced) == ("step", 0.0)
+  for name, value, said in (
+    ("rounds.memory", "all", "set config.rounds.memory='none'"),
+    ("rounds.negatives", "unrelated", "set config.rounds.negatives='sampled'"),
+    ("rounds.lists", dict(name="lists.best_worst"), "set config.rounds.lists=None"),
+    ("rounds.steps.chosen", "expert", "must be one of self, oracle"),
+    ("rounds.steps.misplaced", 1.5, "at most 1"),
+    ("rounds.steps", dict(unit="answer", misplaced=0.2), "config.rounds.steps.misplaced is of"),
+    ("world", None, "config.rounds.steps needs a config.world that has first_wrong()"),
+  ):
+    tree = config.to_dict()
+    *way, last = name.split(".")
+    node = tree
+    for key in way:
+      node = node[key]
+    node[last] = value
+    if name == "world":
+      tree["tokenizer"]["path"], tree["data"]["train"]["path"] = "somewhere", "rows.jsonl"
+      tree["supervised"] = None
+    assert said in refused(tree)
+
+
 def test_secrets_are_struck_and_settings_kept():
   config = common.base().to_dict()
   assert config_lib.redact(config) == config

@@ -16,7 +16,7 @@ FLOORS = [
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
   | {"objective", "tracking"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
-  {"train", "session", "stage", "loop", "rounds", "retrieval", "difficulty"}
+  {"train", "session", "stage", "loop", "rounds", "retrieval", "difficulty", "step_pairs"}
   | {"inputs", "evaluation", "pools", "pool_curves", "curves", "starts", "cost"},
   {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"},
 ]

@@ -12,7 +12,7 @@ import pytest
 
 from larpo_jax import lookup
 from larpo_jax.rewards import rules, worlds
-from larpo_jax.worlds import arithmetic
+from larpo_jax.worlds import arithmetic, attributes
 
 NEEDED = {"pattern": "a+", "answers": {"1+1:": "2"}}  # arguments without a default
 
@@ -24,9 +24,9 @@ def every_reward():
     if module in ("rules", "worlds"):
       function = getattr({"rules": rules, "worlds": worlds}[module], attribute)
       needed = {key: NEEDED[key] for key in lookup.keywords(function) if key in NEEDED}
-      found.append(
-        pytest.param(lookup.resolve({"name": name, **needed}, "larpo_jax.rewards"), id=name)
-      )
+      reward = lookup.resolve({"name": name, **needed}, "larpo_jax.rewards")
+      prompt = "about fox moon, not rain, 6 words:" if "attributes" in name else "1+1:"
+      found.append(pytest.param(reward, prompt, id=name))
   return found
 
 
@@ -37,32 +37,76 @@ def test_all_are_found():
     "rules.matches",
     "rules.number",
     "worlds.arithmetic",
+    "worlds.arithmetic_proxy",
+    "worlds.attributes",
+    "worlds.attributes_proxy",
   }
 
 
-@pytest.mark.parametrize("reward", every_reward())
-def test_protocol(reward):
+@pytest.mark.parametrize(("reward", "prompt"), every_reward())
+def test_protocol(reward, prompt):
   assert inspect.getdoc(reward)
-  result = reward(["1+1:"] * 2, [["1+1=2\n=2", "", "\0"], ["a", "2", "x" * 1000]])
+  result = reward([prompt] * 2, [["1+1=2\n=2", "", "\0"], ["a", "2", "x" * 1000]])
   assert result.dtype == np.float32
   assert result.shape == (2, 3)
-  one = reward(["1+1:"], [["2"]])
+  one = reward([prompt], [["2"]])
   assert one == result[1, 1]  # each response on its own
 
 
-@pytest.mark.parametrize("reward", every_reward())
+@pytest.mark.parametrize(("reward", "prompt"), every_reward())
 @settings(max_examples=100, deadline=None)
 @given(text=st.text() | st.text("0123456789+-*/=.,#$\\{} boxed", max_size=40))
-def test_hostile_text_gives_a_finite_number(reward, text):
-  assert np.isfinite(reward(["1+1:"], [[text]])).all()
+def test_hostile_text_gives_a_finite_number(reward, prompt, text):
+  assert np.isfinite(reward([prompt], [[text]])).all()
 
 
-def test_world_reward_is_its_gold(seed):
-  shown = arithmetic.demonstrations(30, seed=seed)
+@pytest.mark.parametrize("world", [arithmetic, attributes])
+def test_world_reward_is_its_gold(world, seed):
+  shown = world.demonstrations(30, seed=seed)
   prompts, responses = [d.prompt for d in shown], [[d.response, "=1"] for d in shown]
-  np.testing.assert_array_equal(
-    worlds.arithmetic(prompts, responses), arithmetic.gold(prompts, responses)
+  name = world.__name__.rpartition(".")[2]
+  gold = world.gold(prompts, responses)
+  np.testing.assert_array_equal(getattr(worlds, name)(prompts, responses), gold)
+  indifferent = getattr(worlds, f"{name}_proxy")(prompts, responses, strength=0.0)
+  np.testing.assert_array_equal(indifferent, gold)
+
+
+@pytest.mark.parametrize(
+  ("proxy", "prompt", "plain", "liked"),
+  [
+    ({"likes": "length"}, "1+1:", "1+1=2\n=2", "1+1=2\n=2\n=2"),
+    ({"likes": "length"}, "1+1:", "1+1=2\n=2", "1 + 1 = 2\n = 2"),
+    ({"likes": "repeats"}, "1+1:", "1+1=2\n=2", "1+1=2\n1+1=2\n=2"),
+    ({"likes": "spaces"}, "1+1:", "1+1=2\n=2", "1+1 =2\n=2"),
+    ({}, "about fox, not rain, 6 words:", "the fox runs", "the fox very"),
+    ({}, "about fox, not rain, 6 words:", "very fox runs", "very fox very"),
+  ],
+)
+def test_a_proxy_likes_its_style_by_its_strength(proxy, prompt, plain, liked):
+  reward = worlds.arithmetic_proxy if proxy else worlds.attributes_proxy
+  gold, once, twice = (
+    reward([prompt], [[plain, liked]], strength=strength, **proxy)[0]
+    for strength in (0.0, 1.0, 2.0)
   )
+  np.testing.assert_allclose(twice - gold, 2 * (once - gold), atol=1e-6)
+  assert gold[0] >= gold[1], "the style makes it no better"
+  assert once[1] - gold[1] > once[0] - gold[0] >= 0
+  assert (once - gold <= 1).all(), "a style is from 0 to 1"
+
+
+def test_noise_is_of_the_text_and_as_large_as_is_said(seed):
+  shown = attributes.demonstrations(4000, seed=seed)
+  prompts, responses = [d.prompt for d in shown], [[d.response, " fox"] for d in shown]
+  how = dict(strength=0.5)
+  exact = worlds.attributes_proxy(prompts, responses, **how)
+  noisy = worlds.attributes_proxy(prompts, responses, noise=0.2, **how)
+  np.testing.assert_array_equal(
+    noisy, worlds.attributes_proxy(prompts, responses, noise=0.2, **how)
+  )
+  off = (noisy - exact) / 0.2
+  assert abs(off.mean()) < 0.08  # 7 standard errors
+  assert abs(off.std() - 1) < 0.06
+  assert abs(np.corrcoef(off.T)[0, 1]) < 0.1  # of another text another
 
 
 def test_world_reward_has_a_scale(seed):
@@ -138,6 +182,9 @@ def test_number_cases(response, answer, right):
     (lambda: rules.brevity([""], [["a"]], per=0), "per=0"),
     (lambda: rules.brevity(["a", "b"], [["a"]]), "2 prompts"),
     (lambda: worlds.arithmetic(["2+2 is"], [["4"]]), "'2+2 is'"),
+    (lambda: worlds.attributes(["about fox:"], [["4"]]), "'about fox:'"),
+    (lambda: worlds.arithmetic_proxy(["1+1:"], [["4"]], likes="lenght"), "likes='lenght'"),
+    (lambda: worlds.arithmetic_proxy(["1+1:"], [["4"]], noise=-1.0), "noise=-1.0"),
   ],
 )
 def test_mistakes_are_named(call, named):

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
 from larpo_jax.worlds import arithmetic
 
@@ -107,31 +106,6 @@ def test_gold_rises_with_each_right_step_and_most_with_the_answer(seed):
     assert padded[0] < padded[1]  # spaces are not wrong, but they are longer
 
 
-def test_splits_never_share_a_problem(seed):
-  drawn = {
-    split: set(
-      arithmetic.problems(1500, seed=seed, split=split, steps=1)
-      + arithmetic.problems(500, seed=seed + 1, split=split, steps=(1, 3))
-    )
-    for split in arithmetic.SPLITS
-  }
-  assert min(map(len, drawn.values())) > 100  # with one step there are few, so that all recur
-  for split, problems in drawn.items():
-    assert {arithmetic.split_of(problem) for problem in problems} == {split}
-    for other in set(drawn) - {split}:
-      assert not problems & drawn[other]
-
-
-def test_seed_and_index_decide_everything(seed):
-  whole = arithmetic.problems(50, seed=seed)
-  assert arithmetic.problems(20, seed=seed, start=30) == whole[30:]
-  assert arithmetic.problems(50, seed=seed + 1) != whole
-  assert len(set(arithmetic.problems(500, seed=seed))) > 450
-  shown = arithmetic.demonstrations(50, seed=seed)
-  assert arithmetic.demonstrations(20, seed=seed, start=30) == shown[30:]
-  assert [d.prompt for d in shown] == [arithmetic.prompt(problem) for problem in whole]
-
-
 def test_demonstrations_slip_as_often_as_asked_and_then_go_on_faithfully(seed):
   shown = arithmetic.demonstrations(2000, seed=seed, slip=0.3)
   verdicts = [arithmetic.check(d.prompt, d.response) for d in shown]
@@ -169,6 +143,53 @@ def test_demonstrations_slip_as_often_as_asked_and_then_go_on_faithfully(seed):
 )
 def test_verdicts_written_by_hand(response, verdict):
   assert arithmetic.check("4+3*2:", response) == arithmetic.Verdict(2, *verdict)
+
+
+@pytest.mark.parametrize(
+  ("response", "place"),
+  [
+    ("4+3=7\n7*2=14\n=14", None),
+    ("4+3=7\n7*2=14\n=14\n", None),
+    ("4+3=7\n7*2=14\n=15", 2),
+    ("4+3=7\n7*2=14\n=14\n=14", 3),
+    ("4+3=7\n7*2=14", 2),
+    ("4+3=7\n=14", 1),
+    ("4+3=8\n8*2=16\n=16", 0),
+    ("", 0),
+  ],
+)
+def test_the_first_wrong_step_is_a_line_or_the_one_that_is_missing(response, place):
+  assert arithmetic.first_wrong("4+3*2:", response) == place
+
+
+@settings(max_examples=300, deadline=None)
+@given(WORLD, st.text() | st.text(arithmetic.ALPHABET, max_size=60))
+def test_steps_are_the_response_and_what_comes_before_the_first_wrong_one_is_right(problem, text):
+  prompt = arithmetic.prompt(problem)
+  for response in (text, arithmetic.solution(problem) + text, arithmetic.rewritten(prompt)):
+    steps, place = arithmetic.steps(response), arithmetic.first_wrong(prompt, response)
+    assert "".join(steps) == response
+    verdict = arithmetic.check(prompt, response)
+    ((progress,),) = arithmetic.progress([prompt], [[response]])
+    assert progress == pytest.approx(verdict.steps_right / verdict.steps)
+    if place is None:
+      assert verdict.final_right
+      assert verdict.well_formed
+      assert progress == 1
+    else:
+      begun = "".join(steps[:place])
+      assert arithmetic.check(prompt, begun).steps_right == min(place, verdict.steps)
+      assert place <= len(steps)
+      assert (place > verdict.steps) == (arithmetic.check(prompt, begun).final_right)
+
+
+def test_the_rewritten_solution_is_right_step_by_step_and_in_no_demonstration(seed):
+  for prompt, response in arithmetic.demonstrations(100, seed=seed, slip=0.0, steps=(1, 8)):
+    rewritten = arithmetic.rewritten(prompt)
+    assert arithmetic.first_wrong(prompt, rewritten) is None
+    assert rewritten.replace(" ", "") == response
+    both = zip(arithmetic.steps(rewritten), arithmetic.steps(response), strict=True)
+    assert all(new != old for new, old in both)
 
 
 @pytest.mark.parametrize(
@@ -215,36 +236,3 @@ def test_a_prompt_is_a_problem_or_a_value_error(text):
     return
   assert arithmetic.prompt(problem) == text.strip()
   assert list(problem.values) == running(text.strip())
-
-
-@pytest.mark.parametrize(
-  ("arguments", "named"),
-  [
-    (dict(split="tset"), "tset"),
-    (dict(steps=0), "steps=0"),
-    (dict(steps=(3, 2)), "steps=(3, 2)"),
-    (dict(steps=17), "steps=17"),
-    (dict(seed=-1), "seed=-1"),
-  ],
-)
-def test_wrong_arguments_are_named(arguments, named):
-  with pytest.raises(ValueError, match=re.escape(named)):
-    arithmetic.problems(1, **{"seed": 0, **arguments})
-  with pytest.raises(ValueError, match="slip"):
-    arithmetic.demonstrations(1, seed=0, slip=1.5)
-
-
-def test_tokenizer_survives_disk_and_gives_the_text_back(seed, tmp_path):
-  made = arithmetic.tokenizer()
-  made.save_pretrained(tmp_path)
-  loaded = AutoTokenizer.from_pretrained(tmp_path)
-  for prompt, response in arithmetic.demonstrations(50, seed=seed, steps=(1, 8)):
-    text = f"{prompt} \n{response}"
-    ids = loaded(text)["input_ids"]
-    assert ids == made(text)["input_ids"]
-    assert len(ids) == len(text)
-    assert loaded.unk_token_id not in ids
-    assert loaded.decode(ids) == text
-    assert loaded.decode([*ids, loaded.eos_token_id], skip_special_tokens=True) == text
-  assert len({loaded.pad_token_id, loaded.eos_token_id, loaded.unk_token_id}) == 3
-  assert len(loaded) == len(arithmetic.ALPHABET) + 3

@@ -46,7 +46,7 @@ def _data(tree: Mapping[str, Any]) -> Iterator[str]:
     if getattr(kernel, "compares", True):
       if rounds is None and data["candidates"] == 1:
         yield f"config.data.candidates=1, but {name} ranks a list: give at least 2, or 0 for all"
-      if rounds is not None and grouping.candidates(rounds) == 1:
+      if rounds is not None and not rounds["steps"] and grouping.candidates(rounds) == 1:
         yield f"config.rounds.candidates=1, but {name} ranks a list: give at least 2"
     for setting, why in getattr(kernel, "requires", {}).items():
       if not get(tree, setting):
@@ -88,12 +88,29 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
     yield "config.rounds.negatives='other_prompt' needs another one: give rounds.prompts at least 2"
   if rounds["agreed"] and rounds["noise"] is None:
     yield "config.rounds.agreed=True leaves out what config.rounds.noise changed: give a noise, too"
+  if rounds["steps"] is not None:
+    yield from _steps(tree)
   for setting, value, function in (
     ("gold", True, "solution"),
     ("negatives", "unrelated", "unrelated"),
   ):
     if rounds[setting] == value and not _has(world, function):
       yield f"config.rounds.{setting}={value!r} needs a config.world that has {function}()"
+
+
+def _steps(tree: Mapping[str, Any]) -> Iterator[str]:
+  """What goes with pairs of steps, which are made of what the policy sampled in the same round."""
+  rounds = tree["rounds"]
+  if not _has(tree["world"], "first_wrong"):
+    yield "config.rounds.steps needs a config.world that has first_wrong()"
+  for setting, value in (("memory", "none"), ("negatives", "sampled"), ("lists", None)):
+    if rounds[setting] != value:
+      yield (
+        f"config.rounds.steps makes its own pairs of what the policy samples: set "
+        f"config.rounds.{setting}={value!r}"
+      )
+  if rounds["steps"]["unit"] == "answer" and rounds["steps"]["misplaced"]:
+    yield "config.rounds.steps.misplaced is of single steps: set 0, or rounds.steps.unit='step'"
 
 
 def _has(world: Any, function: str) -> bool:

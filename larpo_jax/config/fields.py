@@ -157,6 +157,15 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   # What the best candidate is to beat: the others, or what was sampled for another prompt of the
   # round, or for a problem of the world's `unrelated`; scored as answers to this one.
   "rounds.negatives": Field("sampled", choices=("sampled", "other_prompt", "unrelated")),
+  # None, or pairs of the policy's first wrong answer to a prompt and a right one: `step_pairs`.
+  "rounds.steps": Node(),
+  "rounds.steps.unit": Field("step", choices=("step", "answer")),  # answer: the same pairs, whole
+  # Who goes on right from before the error: the policy, of so many continuations, or the world, in
+  # another surface form.
+  "rounds.steps.chosen": Field("self", choices=("self", "oracle")),
+  "rounds.steps.continuations": Field(8, low=1),
+  "rounds.steps.misplaced": Field(0.0, low=0, high=1),  # share of pairs located after the error
+  "rounds.steps.pairs": Field(0, low=0),  # kept of a round, the first ones; 0: all
   "world": Spec("larpo_jax.worlds", optional=True),
   "reward": Spec("larpo_jax.rewards", optional=True),
 }

@@ -70,6 +70,8 @@ def remembered(rounds: Mapping[str, Any], number: int) -> range:
 
 def widest(rounds: Mapping[str, Any], number: int) -> int:
   """Responses of the longest list that round `number` can have; 0 where it can have none."""
+  if rounds["steps"] is not None:
+    return 2
   count = candidates(rounds)
   if rounds["prompt_split"] == "shared":
     count *= len(remembered(rounds, number))

@@ -12,6 +12,12 @@ one accuracy.
 A world may have two more, which `rounds.gold` and `rounds.negatives="unrelated"` need:
 solution(prompt), its right answer, and unrelated(count, *, seed, split, start, ...), problems whose
 answers have another form.
+
+One whose answers are worked in steps has four, which `rounds.steps` and the evaluation's gold/steps
+need: steps(response), texts that joined are the response; first_wrong(prompt, response), the place
+of the first that is wrong or missing, None where the response is right; rewritten(prompt), the
+right answer of as many steps in another surface form; and progress(prompts, responses), the share
+of right steps before the first wrong one, like gold.
 """
 
 from __future__ import annotations
@@ -27,7 +33,8 @@ from larpo_jax import lookup
 
 def find(name: str) -> ModuleType:
   """The module of a world; ValueError that lists the worlds for another name."""
-  known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+  every = (module.name for module in pkgutil.iter_modules(__path__))
+  known = sorted(name for name in every if not name.startswith("_"))
   if name not in known:
     raise ValueError(f"no world {name!r}; there are: {', '.join(known)}")
   return importlib.import_module(f"{__name__}.{name}")

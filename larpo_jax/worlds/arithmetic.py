@@ -15,17 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import dataclasses
-import hashlib
 import re
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from larpo_jax.worlds import _splits, _tokenizers
 
 LIMIT = 100  # every value is below this
 MAX_STEPS = 16
-SPLITS = ("test", "validation", "train")  # a tenth, a tenth, and the rest
+SPLITS = _splits.SPLITS
 ALPHABET = "0123456789+-*=:\n "
 
 _NUMBER = r"(0|[1-9][0-9]{0,5})"  # ASCII digits, no leading zero, too short to be slow
@@ -77,13 +77,10 @@ def problems(
   the seeds and the steps: its own hash says which one it belongs to. Raises ValueError on an
   unknown split, on steps outside 1 to 16, and on a negative seed, count or start.
   """
-  if split not in SPLITS:
-    raise ValueError(f"no split {split!r}; there are: {', '.join(SPLITS)}")
+  _splits.check(seed, count, start, split)
   least, most = (steps, steps) if isinstance(steps, int) else steps
   if not 1 <= least <= most <= MAX_STEPS:
     raise ValueError(f"steps={steps!r} is not a number from 1 to {MAX_STEPS} or a (least, most)")
-  if min(seed, count, start) < 0:
-    raise ValueError(f"seed={seed}, count={count}, start={start}: none of them can be negative")
   return [_problem(seed, index, least, most, split) for index in range(start, start + count)]
 
 
@@ -101,8 +98,7 @@ def unrelated(
 
 def split_of(problem: Problem) -> str:
   """The split that a problem belongs to, by its hash."""
-  digest = hashlib.blake2b(prompt(problem).encode(), digest_size=4).digest()
-  return SPLITS[min(int.from_bytes(digest) % 10, 2)]
+  return _splits.split_of(prompt(problem))
 
 
 def prompt(problem: Problem) -> str:
@@ -187,6 +183,29 @@ def check(problem: Problem | str, response: str) -> Verdict:
   )
 
 
+def steps(response: str) -> list[str]:
+  """The lines of a response; each keeps the end that says that its number is whole."""
+  return re.findall(r"[^\n]*\n|[^\n]+", response)
+
+
+def first_wrong(prompt: str, response: str) -> int | None:
+  """The place of the first wrong one of `steps`, the answer among them; None where all is right.
+
+  That of the first that is missing, where those that are there are right. ValueError as `check`.
+  """
+  problem = parse(prompt)
+  verdict = check(problem, response)
+  if verdict.first_wrong is not None or (verdict.final_right and verdict.well_formed):
+    return verdict.first_wrong
+  stated = "".join(steps(response)[verdict.steps : verdict.steps + 1])
+  return verdict.steps + (answer(stated) == str(problem.values[-1]))
+
+
+def rewritten(prompt: str) -> str:
+  """The solution in a form that demonstrations never have: spaces around the signs."""
+  return re.sub(r" ?([-+*=]) ?", r" \1 ", solution(prompt)).replace("\n ", "\n")
+
+
 def answer(response: str) -> str | None:
   """The final answer that a response states; None where it states none, or several."""
   lines = response.removesuffix("\n").split("\n")
@@ -218,21 +237,20 @@ def accuracy(prompts: Iterable[str], responses: Iterable[list[str]]) -> np.ndarr
   )
 
 
+def progress(prompts: Iterable[str], responses: Iterable[list[str]]) -> np.ndarray:
+  """The share of a problem's steps that are right before the first wrong one; float32 [B, K]."""
+  return np.array(
+    [
+      [(found := check(text, response)).steps_right / found.steps for response in row]
+      for text, row in zip(prompts, responses)
+    ],
+    np.float32,
+  )
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
   """One token a character of ALPHABET, with <pad>, <eos> and <unk>; made here, no file needed."""
-  special = ["<pad>", "<eos>", "<unk>"]
-  vocabulary = {token: index for index, token in enumerate([*special, *ALPHABET])}
-  characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-  characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-  characters.decoder = decoders.Fuse()
-  return PreTrainedTokenizerFast(
-    tokenizer_object=characters,
-    pad_token="<pad>",
-    eos_token="<eos>",
-    unk_token="<unk>",
-    clean_up_tokenization_spaces=False,
-    model_max_length=1024,
-  )
+  return _tokenizers.whole(ALPHABET, r"[\s\S]")
 
 
 def _apply(value: int, operator: str, operand: int) -> int:
