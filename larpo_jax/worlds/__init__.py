@@ -9,9 +9,10 @@ gold is the reward of each response, accuracy 1 where its final answer is right,
 are counted in a majority vote: None where there is none. Responses to a prompt with one answer have
 one accuracy.
 
-A world may have two more, which `rounds.gold` and `rounds.negatives="unrelated"` need:
-solution(prompt), its right answer, and unrelated(count, *, seed, split, start, ...), problems whose
-answers have another form.
+A world may have more. solution(prompt), its right answer, and unrelated(count, *, seed, split,
+start, ...), problems whose answers have another form, are what `rounds.gold` and
+`rounds.negatives="unrelated"` need. Where it has modes(prompt), the responses that are worth
+finding, the best one first, rounds say how many of them were.
 """
 
 from __future__ import annotations
