@@ -79,6 +79,11 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
     yield "config.rounds.greedy=True takes one of config.rounds.candidates=1: give at least 2"
   if rounds["negatives"] == "other_prompt" and rounds["prompts"] == 1:
     yield "config.rounds.negatives='other_prompt' needs another one: give rounds.prompts at least 2"
+  if rounds["novelty"] is not None and rounds["negatives"] != "sampled":
+    yield (
+      f"config.rounds.novelty is of what was sampled to the prompt, and rounds.negatives="
+      f"{rounds['negatives']!r} keeps only the best of it: set it to 'sampled', or novelty to None"
+    )
   for setting, value, function in (
     ("gold", True, "solution"),
     ("negatives", "unrelated", "unrelated"),

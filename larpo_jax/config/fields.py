@@ -144,6 +144,8 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   # What the best candidate is to beat: the others, or what was sampled for another prompt of the
   # round, or for a problem of the world's `unrelated`; scored as answers to this one.
   "rounds.negatives": Field("sampled", choices=("sampled", "other_prompt", "unrelated")),
+  # Which candidates are explored, and how much: what kernels read as importance. None: not said.
+  "rounds.novelty": Spec("larpo_jax.data", module="novelty", optional=True),
   "world": Spec("larpo_jax.worlds", optional=True),
   "reward": Spec("larpo_jax.rewards", optional=True),
 }

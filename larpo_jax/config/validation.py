@@ -11,12 +11,13 @@ import math
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from larpo_jax import lookup, worlds
 from larpo_jax.config import consistency
 from larpo_jax.config.fields import FIELDS, Field, Free, Node, Spec
 from larpo_jax.config.redaction import flat, plain
-from larpo_jax.data import grouping
+from larpo_jax.data import grouping, novelty
 
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 
@@ -35,7 +36,7 @@ def validate(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
   for name, entry in FIELDS.items():
     if isinstance(entry, Spec):
       _spec(name, consistency.get(tree, name), entry)
-  _lists(tree["rounds"])
+  _made_up(tree["rounds"])
   complete = ml_collections.ConfigDict(tree)
   complete.lock()
   return complete
@@ -152,13 +153,18 @@ def _spec(name: str, spec: Any, entry: Spec) -> None:
     raise ValueError(f"config.{name}.beta={spec['beta']} must be above 0")
 
 
-def _lists(rounds: Mapping[str, Any] | None) -> None:
-  """Builds lists of made-up scores, so that a number out of range is said before any sampling."""
-  try:
-    if rounds is not None:
-      grouping.widest(rounds, 0)
-  except ValueError as error:
-    raise ValueError(f"config.rounds.lists: {error}") from error
+def _made_up(rounds: Mapping[str, Any] | None) -> None:
+  """Tries made-up scores, and no samples, so that a number out of range is said at once."""
+  if rounds is None:
+    return
+  unseen = novelty.Sampled([], 1, lambda number: np.zeros((0, 1, 1)), 0)
+  weigh = lambda: lookup.resolve(rounds["novelty"], "larpo_jax.data")(unseen)  # noqa: E731
+  for name, attempt in (("lists", lambda: grouping.widest(rounds, 0)), ("novelty", weigh)):
+    try:
+      if name == "lists" or rounds[name] is not None:
+        attempt()
+    except ValueError as error:
+      raise ValueError(f"config.rounds.{name}: {error}") from error
 
 
 def _arguments(name: str, spec: dict[str, Any], entry: Spec) -> dict[str, Any]:
