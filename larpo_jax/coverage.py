@@ -25,13 +25,12 @@ def described(session: Session, number: int) -> dict[str, float]:
       sampled.setdefault(row["prompt"], []).extend(row["responses"])
   asked = {prompt: world.modes(prompt) for prompt in sampled}
   there = [[mode in sampled[prompt] for mode in modes] for prompt, modes in asked.items()]
-  gold = lambda prompt, responses: world.gold([prompt], [responses])[0]  # noqa: E731
-  lost = [
-    gold(prompt, modes[:1]) - gold(prompt, sampled[prompt]) for prompt, modes in asked.items()
-  ]
+  best = world.gold(asked, [modes[:1] for modes in asked.values()])  # [prompts, 1]
+  own = [world.gold([prompt], [responses])[0] for prompt, responses in sampled.items()]
+  lost = np.concatenate([most - rewards for most, rewards in zip(best, own)])
   return {
     "candidates/seen": float(sum(len(set(responses)) for responses in sampled.values())),
     "candidates/found": float(np.mean([found[0] for found in there])),
     "candidates/modes": float(np.mean(np.concatenate(there))),
-    "candidates/regret": float(np.mean(np.concatenate(lost))),
+    "candidates/regret": float(np.mean(lost)),
   }
