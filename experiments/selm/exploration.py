@@ -11,7 +11,7 @@ iterations neither is ahead by more than half a point.
 
 Here the start gives the best of 512 answers a probability of about 0.001, and common ones that earn
 less nearly all the rest (larpo_jax/worlds/bandit.py). Each round ranks the greedy answer, which is
-what SELM explores, and three samples. The presets are `selm_zephyr`, `selm_llama` and `xpo`. At the
+what SELM explores, and seven samples. The presets are `selm_zephyr`, `selm_llama` and `xpo`. At the
 published alphas the bonus is 0.2% and 0.02% of DPO's gradient at the start of a round, so no
 difference is to be expected; larger ones show whether the bonus does anything. The controls: the
 other sign, which says whether any term of that size would do, and DPO on warmer samples, the
@@ -51,11 +51,11 @@ def get_config(arg=""):
   )
   config.data.max_prompt = config.data.max_response = 8
   config.data.shapes = config.data.rooms = 1
-  config.supervised = dict(examples=64_000, steps=800, batch_size=64, learning_rate=3e-3)
+  config.supervised = dict(examples=25_600, steps=400, batch_size=64, learning_rate=3e-3)
   config.supervised.shared = True
 
   config.loss = dict(name="pairwise.dpo", beta=0.01)
-  config.rounds = dict(count=4, prompts=1024, candidates=4, temperature=1.0, max_tokens=4)
+  config.rounds = dict(count=5, prompts=1024, candidates=8, temperature=1.0, max_tokens=4)
   config.rounds.update(batch_size=256, greedy=True, dedupe=True, steps_per_round=32)
   config.rounds.novelty = dict(name="novelty.first")
   config.data.batch_size = 64
