@@ -16,11 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from larpo_jax import difficulty, loop, retrieval, stage, step_pairs, workdir
+from larpo_jax import coverage, difficulty, loop, novelty, retrieval, stage, step_pairs, workdir
 from larpo_jax.data import grouping, problems, store
 from larpo_jax.data.batching import Data
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.data.grouping import Judged
+from larpo_jax.data.novelty import Importance
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.session import Session
 from larpo_jax.types import Reward
@@ -41,7 +42,7 @@ def learn(
 
   Each takes the next rounds.prompts of the prompts, or where these are shared the same ones. Writes
   a row a round under the stage "rounds": how the policy does at its start, which before says of
-  params, and what it sampled.
+  params, what it sampled, and what lists that made.
   """
   rounds, start = session.config.rounds, params
   pools: dict[int, store.TokenizedData] = {}
@@ -51,7 +52,7 @@ def learn(
     if number:
       ask = functools.partial(evaluate, params)
       before = stage.remembered(session, f"round_{number}", ask)
-    lists, said = _prepared(session, number, params, pools)
+    lists, said = _prepared(session, number, params, start, pools)
     tell(session, number, before, said)
     parts = difficulty.parts(session, number, lists, params, start)
     params, course = _learnt(session, number, params, start, parts, course)
@@ -59,14 +60,17 @@ def learn(
 
 
 def _prepared(
-  session: Session, number: int, params: Any, pools: Pools
+  session: Session, number: int, params: Any, start: Any, pools: Pools
 ) -> tuple[store.TokenizedData, dict[str, float]]:
   """What a round learns from, and what its row says of that."""
-  rounds, said = session.config.rounds, retrieval.described(session, number)
+  rounds = session.config.rounds
+  said = retrieval.described(session, number) | coverage.described(session, number)
   if rounds.steps is not None:
     pairs = step_pairs.build(session, number, params, pools[number])
     return pairs, said | step_pairs.described(session, number, params, pairs)
-  lists = build(session, number, {n: pools[n] for n in grouping.remembered(rounds, number)})
+  known = {n: pools[n] for n in grouping.remembered(rounds, number)}
+  explored = novelty.importance(session, list(pools.values()), start)
+  lists = build(session, number, known, explored)
   if rounds.noise is not None:
     said["lists/misjudged"] = misjudged(lists)
   return lists, said
@@ -84,16 +88,6 @@ def _learnt(
   config, rounds, begun = session.config, session.config.rounds, params
   for part, (data, steps) in enumerate(zip(parts, _shared_out(rounds, len(parts)))):
     state = stage.train(
-=======
-    lists = retrieval.described(session, number)
-    if rounds.steps is None:
-      data = build(session, number, known)
-    else:
-      data = step_pairs.build(session, number, params, pools[number])
-      lists |= step_pairs.described(session, number, params, data)
-    tell(session, number, before, lists)
-    params = stage.train(
->>>>>>> s7-steps
       session,
       f"round_{number}" if len(parts) == 1 else f"round_{number}_{part}",
       params,
@@ -126,19 +120,22 @@ def tell(
   session.writer.write(number, {**loop.named(results), **lists}, stage="rounds")
 
 
-def build(session: Session, number: int, pools: Pools) -> store.TokenizedData:
+def build(
+  session: Session, number: int, pools: Pools, importance: Importance | None = None
+) -> store.TokenizedData:
   """The lists that a round learns from, built by rounds.lists of the pools it remembers.
 
   Read where they are already. Beside the token ids lies lists.jsonl, {"prompt", "responses",
   "scores"} a line, which `readers.lists` reads: its scores are the labels that the loss sees. Where
   rounds.noise gave these, "second_scores" are the rewards, as `readers.lists` calls them, too, and
   losses that read a second judge's scores read those. The noise of a list depends on the seed, and
-  on the round and the place that its own draws depend on. Raises ValueError where no list is left.
+  on the round and the place that its own draws depend on. importance, of each candidate of each
+  round, goes with the candidate, and into both files. Raises ValueError where no list is left.
   """
   directory = session.workdir / "rounds" / str(number)
   # Process 0 alone looks: a later one would find what was just written, and not wait.
   if jax.process_index() == 0 and store.load(directory / "lists") is None:
-    _write(session, number, pools, directory)
+    _write(session, number, pools, directory, importance)
   stage.together(f"the lists of round {number} are written")
   return store.load(directory / "lists")  # type: ignore[return-value]
 
@@ -149,22 +146,29 @@ def misjudged(lists: store.TokenizedData) -> float:
   return report.notes["misjudged"] / (report.rows - report.rejected["all_tied"])
 
 
-def _write(session: Session, number: int, pools: Pools, directory: pathlib.Path) -> None:
+def _write(
+  session: Session,
+  number: int,
+  pools: Pools,
+  directory: pathlib.Path,
+  importance: Importance | None,
+) -> None:
   rounds, end = session.config.rounds, pools[number].end
   strategy, decode = grouping.resolve(rounds.lists), session.tokenizer.batch_decode
   noise = grouping.noise(rounds.noise)
   report, lines = problems.Report(f"round {number}"), []
   width = grouping.widest(rounds, number)
   with store.Writer(directory / "lists", candidates=width) as writer:
-    for source, tokens, rng in _known(session, number, pools):
+    for source, tokens, rng in _known(session, number, pools, importance):
       prompt, *texts = decode([tokens.prompt, *tokens.responses], skip_special_tokens=True)
       found = grouping.group(strategy, texts, tokens.labels, rng, dedupe=rounds.dedupe)
       # A generator of its own, so that a noise which draws more leaves the lists as they are.
       judged = grouping.judge(noise, found, tokens.labels, rng.spawn(1)[0])
       kept = [each for each in judged if not (rounds.agreed and each.misjudged)]
       for each in kept:
-        writer.add(_some(tokens, each), source)
-        lines.append(_line(prompt, texts, each))
+        some = _some(tokens, each)
+        writer.add(some, source)
+        lines.append(_line(prompt, [texts[i] for i in each.places], some))
       report.rows += max(len(found), 1)
       report.kept += len(kept)
       report.notes["misjudged"] += sum(each.misjudged for each in judged)
@@ -190,7 +194,7 @@ def _nothing(number: int, report: problems.Report) -> str:
 
 
 def _known(
-  session: Session, number: int, pools: Pools
+  session: Session, number: int, pools: Pools, importance: Importance | None
 ) -> Iterator[tuple[int, Tokens, np.random.Generator]]:
   """Source and candidates of each prompt, with what draws its lists.
 
@@ -199,27 +203,34 @@ def _known(
   """
   shared = session.config.rounds.prompt_split == "shared"
   draws = lambda n, place: np.random.default_rng([session.config.seed, n, place, 1])  # noqa: E731
+  row = lambda n, place: pools[n][place]._replace(  # noqa: E731
+    importance=None if importance is None else importance[n][place]
+  )
   for origin, pool in {number: pools[number]}.items() if shared else pools.items():
     for place in range(len(pool)):
-      tokens = _merged([each[place] for each in pools.values()]) if shared else pool[place]
+      tokens = _merged([row(n, place) for n in pools]) if shared else row(origin, place)
       yield int(pool.sources[place]), tokens, draws(origin, place)
 
 
 def _merged(rows: list[Tokens]) -> Tokens:
   """The responses of several rows to one prompt."""
   together = lambda field: [value for row in rows for value in getattr(row, field)]  # noqa: E731
-  return Tokens(rows[0].prompt, together("responses"), together("masks"), together("labels"))
+  known = Tokens(rows[0].prompt, together("responses"), together("masks"), together("labels"))
+  given = rows[0].importance is not None
+  return known._replace(importance=together("importance")) if given else known
 
 
 def _some(tokens: Tokens, each: Judged) -> Tokens:
-  responses, masks = ([field[i] for i in each.places] for field in (tokens.responses, tokens.masks))
-  return Tokens(tokens.prompt, responses, masks, each.labels, each.scores)
+  """The responses of a list, with what a judge said of them."""
+  pick = lambda field: [getattr(tokens, field)[i] for i in each.places]  # noqa: E731
+  importance = None if tokens.importance is None else pick("importance")
+  responses, masks = pick("responses"), pick("masks")
+  return Tokens(tokens.prompt, responses, masks, each.labels, each.scores, importance)
 
 
-def _line(prompt: str, texts: list[str], each: Judged) -> str:
+def _line(prompt: str, texts: list[str], row: Tokens) -> str:
   """A line of lists.jsonl."""
-  line: dict[str, Any] = dict(prompt=prompt, responses=[texts[i] for i in each.places])
-  line["scores"] = each.labels
-  if each.scores is not None:
-    line["second_scores"] = each.scores
+  line: dict[str, Any] = dict(prompt=prompt, responses=texts, scores=row.labels)
+  line |= {} if row.scores is None else {"second_scores": row.scores}
+  line |= {} if row.importance is None else {"importance": row.importance}
   return json.dumps(line, ensure_ascii=False) + "\n"

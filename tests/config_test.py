@@ -199,6 +199,10 @@ def test_every_key_with_one_letter_changed_is_refused_with_the_right_one_named(s
       "config.rounds.noise: rate=2.0 must",
     ),
     ("rounds.agreed", True, "config.rounds.agreed=True leaves out what config.rounds.noise"),
+    ("rounds.novelty", {"name": "novelty.count"}, "did you mean 'novelty.counts'?"),
+    ("rounds.novelty", {"name": "lists.whole"}, "no 'lists.whole'"),
+    ("rounds.novelty", {"name": "novelty.counts", "exponent": -1.0}, "rounds.novelty: exponent=-1"),
+    ("rounds.novelty", {"name": "novelty.coin_flips", "flips": 0}, "rounds.novelty: flips=0 must"),
     ("reward", None, "config.rounds needs config.reward"),
     ("world", None, "config.tokenizer.path is empty"),
     ("rounds", None, "there is nothing to learn from"),
@@ -259,6 +263,9 @@ def test_settings_of_candidates_that_contradict_each_other():
   config_lib.validate(config)  # the gold answer is the second candidate
   config.rounds.greedy = True
   assert "config.rounds.greedy=True takes one of config.rounds.candidates=1" in refused(config)
+  novelty = dict(name="novelty.counts")
+  config.rounds = dict(count=1, prompts=2, negatives="other_prompt", novelty=novelty)
+  assert "config.rounds.novelty is of what was sampled to the prompt" in refused(config)
   config.rounds = dict(count=1, prompts=1, candidates=1)
   assert "ranks a list: give at least 2" in refused(config)
 

@@ -17,7 +17,8 @@ FLOORS = [
   | {"objective", "tracking"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
   {"train", "session", "stage", "loop", "rounds", "retrieval", "difficulty", "step_pairs"}
-  | {"inputs", "evaluation", "pools", "pool_curves", "curves", "starts", "cost"},
+  | {"inputs", "evaluation", "pools", "pool_curves", "curves", "starts", "cost"}
+  | {"novelty", "coverage"},
   {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

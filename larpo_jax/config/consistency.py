@@ -90,6 +90,11 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
     yield "config.rounds.agreed=True leaves out what config.rounds.noise changed: give a noise, too"
   if rounds["steps"] is not None:
     yield from _steps(tree)
+  if rounds["novelty"] is not None and rounds["negatives"] != "sampled":
+    yield (
+      f"config.rounds.novelty is of what was sampled to the prompt, and rounds.negatives="
+      f"{rounds['negatives']!r} keeps only the best of it: set it to 'sampled', or novelty to None"
+    )
   for setting, value, function in (
     ("gold", True, "solution"),
     ("negatives", "unrelated", "unrelated"),

@@ -166,6 +166,8 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "rounds.steps.continuations": Field(8, low=1),
   "rounds.steps.misplaced": Field(0.0, low=0, high=1),  # share of pairs located after the error
   "rounds.steps.pairs": Field(0, low=0),  # kept of a round, the first ones; 0: all
+  # Which candidates are explored, and how much: what kernels read as importance. None: not said.
+  "rounds.novelty": Spec("larpo_jax.data", module="novelty", optional=True),
   "world": Spec("larpo_jax.worlds", optional=True),
   "reward": Spec("larpo_jax.rewards", optional=True),
 }

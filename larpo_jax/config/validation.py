@@ -17,7 +17,7 @@ from larpo_jax import lookup, worlds
 from larpo_jax.config import consistency
 from larpo_jax.config.fields import FIELDS, Field, Free, Node, Spec
 from larpo_jax.config.redaction import flat, plain
-from larpo_jax.data import grouping
+from larpo_jax.data import grouping, novelty
 
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 
@@ -36,7 +36,7 @@ def validate(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
   for name, entry in FIELDS.items():
     if isinstance(entry, Spec):
       _spec(name, consistency.get(tree, name), entry)
-  _lists(tree["rounds"])
+  _made_up(tree["rounds"])
   complete = ml_collections.ConfigDict(tree)
   complete.lock()
   return complete
@@ -153,17 +153,22 @@ def _spec(name: str, spec: Any, entry: Spec) -> None:
     raise ValueError(f"config.{name}.beta={spec['beta']} must be above 0")
 
 
-def _lists(rounds: Mapping[str, Any] | None) -> None:
-  """Builds lists of made-up scores, so that a number out of range is said before any sampling."""
+def _made_up(rounds: Mapping[str, Any] | None) -> None:
+  """Tries made-up scores, and no samples, so that a number out of range is said at once."""
   if rounds is None:
     return
-  scores, noise = np.arange(2.0), grouping.noise(rounds["noise"])
-  tries: dict[str, Callable[[], Any]] = dict(lists=lambda: grouping.widest(rounds, 0))
-  if noise is not None:
-    tries["noise"] = lambda: noise(scores, scores, np.random.default_rng(0))
-  for name, build in tries.items():
+  scores, rng = np.arange(2.0), np.random.default_rng(0)
+  unseen = novelty.Sampled([], 1, lambda number: np.zeros((0, 1, 1)), 0)
+  tries: dict[str, Callable[[Any], Any]] = {
+    "lists": lambda _: grouping.widest(rounds, 0),
+    "noise": lambda spec: lookup.resolve(spec, "larpo_jax.data")(scores, scores, rng),
+    "novelty": lambda spec: lookup.resolve(spec, "larpo_jax.data")(unseen),
+    "curriculum": lambda spec: lookup.resolve(spec, "larpo_jax.data")(np.arange(1e3), rng),
+  }
+  for name, attempt in tries.items():
     try:
-      build()
+      if name == "lists" or rounds[name] is not None:
+        attempt(rounds[name])
     except ValueError as error:
       raise ValueError(f"config.rounds.{name}: {error}") from error
 

@@ -34,7 +34,7 @@ READS = {  # types.Kernel's `reads`: fields of the batch, and the settings that 
   "importance": (
     "what each response counts; alike where the data does not say",
     "readers.pairs(chosen_importance=..., rejected_importance=...), "
-    "readers.lists(importance=...) or readers.unpaired(importance=...)",
+    "readers.lists(importance=...) or readers.unpaired(importance=...); of rounds, rounds.novelty",
   ),
   "span": ("the edited spans of responses", "data.spans=True"),
 }

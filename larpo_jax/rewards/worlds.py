@@ -10,6 +10,7 @@ import numpy as np
 
 from larpo_jax.worlds import arithmetic as _arithmetic
 from larpo_jax.worlds import attributes as _attributes
+from larpo_jax.worlds import bandit as _bandit
 
 
 def arithmetic(prompts: list[str], responses: list[list[str]], *, scale: float = 1.0) -> np.ndarray:
@@ -102,3 +103,11 @@ def _repeats(prompt: str, text: str) -> float:
 
 def _spaces(prompt: str, text: str) -> float:
   return text.count(" ") / max(len(text), 1)
+
+
+def bandit(prompts: list[str], responses: list[list[str]]) -> np.ndarray:
+  """The gold reward of `worlds.bandit`, float32 [B, K] in [0, 1].
+
+  Raises ValueError where a prompt is not one of that world's.
+  """
+  return _bandit.gold(prompts, responses)

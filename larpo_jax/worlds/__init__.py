@@ -18,6 +18,9 @@ need: steps(response), texts that joined are the response; first_wrong(prompt, r
 of the first that is wrong or missing, None where the response is right; rewritten(prompt), the
 right answer of as many steps in another surface form; and progress(prompts, responses), the share
 of right steps before the first wrong one, like gold.
+
+Where a world has modes(prompt), the responses that are worth finding, the best one first, rounds
+say how many of them were.
 """
 
 from __future__ import annotations
