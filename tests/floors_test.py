@@ -17,8 +17,10 @@ FLOORS = [
   | {"objective", "tracking"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
   {"train", "session", "stage", "loop", "rounds", "retrieval", "curves"}
-  | {"inputs", "evaluation", "pools", "pool_curves", "starts", "cost"},
-  {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"},
+  | {"inputs", "evaluation", "pools", "pool_curves", "starts", "cost"}
+  | {"pretrained"},
+  {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"}
+  | {"answer", "harness"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 MODULES = sorted(PACKAGE.rglob("*.py"))
