@@ -1,9 +1,9 @@
 """AlpacaEval: alpaca_eval.json in, model_outputs.json out.
 
 As of https://github.com/tatsu-lab/alpaca_eval at 73e9c45: a JSON list of {"instruction", "output",
-"generator"} and of the set its "dataset" and "datasplit"; `alpaca_eval --model_outputs FILE` joins it
-to the baseline's outputs by "instruction". Outputs are stripped of white space at both ends, as
-`alpaca_eval evaluate_from_model` does.
+"generator"}, and the set's "dataset" and "datasplit" where it has them, which `alpaca_eval
+--model_outputs FILE` joins to the baseline's outputs by "instruction". Outputs are stripped of
+white space at both ends, as `alpaca_eval evaluate_from_model` does.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ def main() -> int:
   if importlib.util.find_spec("lm_eval") is None:
     print("larpo_jax: error: lm_eval is missing; pip install 'larpo_jax[lm_eval]'", file=sys.stderr)
     return 1
-  compiler.set_flags(os.environ)
   from lm_eval.__main__ import cli_evaluate
 
   from larpo_jax.harness import model  # noqa: F401  registers it
@@ -36,4 +35,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+  compiler.set_flags(os.environ)
   sys.exit(main())

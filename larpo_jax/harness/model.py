@@ -48,15 +48,13 @@ class LarpoLM(TemplateLM):
     max_batch_size: int | None = None,
     device: str | None = None,
   ) -> None:
-    """pretrained is the directory; --model_args says the rest. Every device of jax takes part.
+    """pretrained is the directory; --model_args says the rest. All devices that jax sees take part.
 
     max_length is how many tokens are read, by default what the model was made for; seed is of
     sampling where a task asks for it. Raises ValueError or OSError in one sentence.
     """
     super().__init__()
-    del max_batch_size  # of "auto", which there is none of here
-    if device is not None:
-      raise ValueError("jax chooses the device: leave --device out, or set JAX_PLATFORMS")
+    del max_batch_size, device  # lm_eval always gives them; there is no "auto", and jax chooses
     if not str(batch_size).isdecimal() or int(batch_size) < 1:
       raise ValueError(f"--batch_size {batch_size} has to be a number of at least 1")
     self._loaded = checkpoints.load(
