@@ -1,7 +1,6 @@
 """The model of lm-evaluation-harness says what the harness's own PyTorch model says."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,9 @@ import tiny_answers
 pytest.importorskip("lm_eval", reason="could not import lm_eval")
 
 from lm_eval import simple_evaluate
+import lm_eval.__main__
 from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
 from larpo_jax.harness import __main__ as command
@@ -158,28 +159,36 @@ def tasks(tmp_path):
   return tmp_path
 
 
+def evaluated(model, names, tasks, **given):
+  manager = TaskManager(include_path=str(tasks), include_defaults=False)
+  how = dict(task_manager=manager, bootstrap_iters=0)
+  return simple_evaluate(model, tasks=names, **how, **given)["results"]
+
+
 def test_a_local_task_scores_the_same(ours, theirs, tasks, monkeypatch):
   monkeypatch.setenv("HF_HUB_OFFLINE", "1")
   names = [f"tiny_{name}" for name in ("choice", "written", "rolling")]
-  found = []
-  for model in (ours, theirs):
-    manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    results = simple_evaluate(model, tasks=names, task_manager=manager, bootstrap_iters=0)
-    found.append({name: results["results"][name] for name in names})
+  mine, other = (evaluated(model, names, tasks) for model in (ours, theirs))
   for name in names:
-    for metric, value in found[1][name].items():
-      if isinstance(value, float):
-        assert found[0][name][metric] == pytest.approx(value, rel=1e-5), (name, metric)
-  assert found[0]["tiny_rolling"]["byte_perplexity,none"] > 1
+    numbers = {metric: x for metric, x in other[name].items() if isinstance(x, float)}
+    assert numbers
+    for metric, value in numbers.items():
+      assert mine[name][metric] == pytest.approx(value, rel=1e-5), (name, metric)
+  assert mine["tiny_rolling"]["byte_perplexity,none"] > 1
 
 
-def test_the_command_finds_the_model(directory, tasks, monkeypatch, capsys):
-  monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-  words = ["run", "--model", "larpo_jax", "--include_path", str(tasks), "--tasks", "tiny_choice"]
-  given = ["--model_args", f"pretrained={directory}", "--batch_size", "2"]
-  monkeypatch.setattr(sys, "argv", ["lm_eval", *words, *given])
-  assert command.main() == 0
-  assert "tiny_choice" in capsys.readouterr().out
-  monkeypatch.setattr(sys, "argv", ["lm_eval", *words, "--model_args", "pretrained=/nowhere"])
+def test_the_model_goes_by_its_name(ours, directory, tasks):
+  given = dict(model_args=f"pretrained={directory},max_length={LENGTH}", batch_size="2")
+  named = evaluated("larpo_jax", ["tiny_choice"], tasks, device="cpu", **given)
+  assert named == evaluated(ours, ["tiny_choice"], tasks)
+
+
+def test_a_mistake_at_the_command_line_ends_in_one_sentence(monkeypatch, capsys):
+  def evaluate():
+    get_model("larpo_jax")(pretrained="/nowhere")
+
+  monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", evaluate)
   assert command.main() == 1
-  assert "larpo_jax: error: no config.json in /nowhere" in capsys.readouterr().err
+  assert capsys.readouterr().err.startswith("larpo_jax: error: no config.json in /nowhere")
+  monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", lambda: None)
+  assert command.main() == 0
