@@ -45,7 +45,8 @@ class Pretrained(NamedTuple):
 
     Raises ValueError where there is none.
     """
-    found = {*self.eos, self.vocabulary.eos, self.vocabulary.end(chat)} - {None}
+    named = (self.vocabulary.eos, self.vocabulary.end(chat))
+    found = {*self.eos, *(token for token in named if token is not None)}
     if not found:
       raise ValueError("nothing ends a response: set eos_token_id in generation_config.json")
     return tuple(sorted(found))

@@ -95,12 +95,13 @@ class LarpoLM(TemplateLM):
     self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
   ) -> str:
     """The text of a conversation."""
-    return self.tokenizer.apply_chat_template(
+    text = self.tokenizer.apply_chat_template(
       chat_history,
       tokenize=False,
       add_generation_prompt=add_generation_prompt,
       continue_final_message=not add_generation_prompt,
     )
+    return str(text)
 
   def _loglikelihood_tokens(
     self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False
