@@ -18,8 +18,9 @@ FLOORS = [
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
   {"train", "session", "stage", "loop", "rounds", "retrieval", "difficulty", "step_pairs"}
   | {"inputs", "evaluation", "pools", "pool_curves", "curves", "starts", "cost"}
-  | {"novelty", "coverage"},
-  {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"},
+  | {"novelty", "coverage", "pretrained"},
+  {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"}
+  | {"answer", "harness"},
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 MODULES = sorted(PACKAGE.rglob("*.py"))

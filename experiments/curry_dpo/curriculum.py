@@ -7,7 +7,7 @@ r"""Curry-DPO: pairs of the best response with each other one, from easy to hard
 Curry-DPO (https://arxiv.org/abs/2403.07230) ranks four responses to a prompt, R1 to R4, makes the
 pairs (R1, R4), (R1, R3) and (R1, R2), and learns them in three stages in that order; the reference
 of a stage is the policy that the last one left. Published: MT-Bench 7.43 for Zephyr-7B, adjusted
-win rates of 90.7, 87.1 and 87.9 % on Vicuna, WizardLM and UltraFeedback, up to 7.5 points above DPO.
+win rates of 90.7, 87.1 and 87.9 % on Vicuna, WizardLM and UltraFeedback, up to 7.5 above DPO.
 
 That comparison mixes three things: more pairs a prompt, a reference that moves, and the order. Here
 all arms have the same samples and optimiser steps, and differ in one thing at a time: the claim of

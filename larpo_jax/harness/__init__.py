@@ -1,0 +1,1 @@
+"""This library's models in EleutherAI's lm-evaluation-harness."""
