@@ -97,6 +97,14 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
     yield "config.rounds.greedy=True takes one of config.rounds.candidates=1: give at least 2"
   if rounds["negatives"] == "other_prompt" and rounds["prompts"] == 1:
     yield "config.rounds.negatives='other_prompt' needs another one: give rounds.prompts at least 2"
+  if (tree["reward"] or {}).get("name") == "models.pairwise":
+    joined = rounds["prompt_split"] == "shared" and rounds["memory"] != "none"
+    if rounds["gold"] or rounds["negatives"] != "sampled" or joined:
+      yield (
+        "config.reward=models.pairwise scores a response against its list: what joins the list "
+        "later has no such score, so set rounds.gold=False, rounds.negatives='sampled', and "
+        "rounds.memory='none' where prompts are shared"
+      )
   for setting, value, function in (
     ("gold", True, "solution"),
     ("negatives", "unrelated", "unrelated"),
