@@ -11,6 +11,7 @@ from tiny_tokenizers import conversation, make
 
 from larpo_jax import inspect
 from larpo_jax.data import dataset, readers, sources, store
+from larpo_jax.data.problems import BadRow
 
 PAIRS = dict(name="readers.pairs")
 SIZES = dict(max_prompt=64, max_response=64)
