@@ -24,10 +24,11 @@ PANELS = (
   ("loss (nats)", (r"loss", r"eval_loss")),
   ("gold reward, accuracy", (r"(eval_)?gold/(reward|accuracy)",)),
   ("gold reward, accuracy of samples", (r"(eval_)?sampled/gold/(reward|accuracy)",)),
+  ("proxy reward", (r"(eval_)?(sampled/)?proxy/reward",)),
   ("implicit reward margin (nats x beta)", (r"(eval_)?rewards/margins",)),
   ("implicit rewards (nats x beta)", (r"(eval_)?rewards/(chosen|rejected)",)),
   ("ranking accuracy (share of pairs)", (r"(eval_)?(rank/accuracy|rewards/accuracies)",)),
-  ("rank metrics of the test split", (r"(eval_)?(ndcg|mrr|kendall_tau|accuracy)",)),
+  ("rank metrics of the test split", (r"(eval_)?(score/)?(ndcg|mrr|kendall_tau|accuracy)",)),
   ("KL to the reference (nats)", (r"eval_kl",)),
   # Of the responses that are trained on: a KL only where the policy itself wrote them.
   ("log-ratio to the reference (nats)", (r"kl",)),

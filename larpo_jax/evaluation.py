@@ -8,19 +8,19 @@ from typing import Any
 
 import jax
 
-from larpo_jax import inputs, pools, stage, worlds
+from larpo_jax import inputs, lookup, pools, stage, worlds
 from larpo_jax.data import batching
 from larpo_jax.evaluators import generation, preference
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.session import Session
-from larpo_jax.types import Array, Batch, LogProbs, Metrics
+from larpo_jax.types import Array, Batch, LogProbs, Metrics, Reward
 
 
 def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
   """What the config's world and test split say of a policy that came from start."""
   config = session.config
   found = Evaluation({}, [])
-  if config.world is not None:
+  if config.world is not None and not session.classifies:
     found = written(session, start, params)
   if config.data.test.path:
     more = ranked(session, start, params)
@@ -40,14 +40,20 @@ def ends(session: Session, start: Any, params: Any) -> Evaluation:
 
 
 def written(session: Session, start: Any, params: Any) -> Evaluation:
-  """What the policy writes to unseen problems of the world."""
+  """What the policy writes to unseen problems of the world.
+
+  Judged by the world, and as proxy/reward by config.reward where that is a model.
+  """
   world = worlds.find(session.config.world["name"])
   data = inputs.problems(session, "test", session.config.evaluate.rows, split="test")
   asked = next(batching.prompt_batches(data, batch_size=len(data), shuffle=False, shapes=1))
   texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
-  judges = {"gold/reward": world.gold, "gold/accuracy": world.accuracy}
+  judges: dict[str, Reward] = {"gold/reward": world.gold, "gold/accuracy": world.accuracy}
   if hasattr(world, "progress"):
     judges["gold/steps"] = world.progress
+  reward = session.config.reward
+  if reward is not None and _stands_in(reward.name, session.config.world["name"]):
+    judges["proxy/reward"] = lookup.resolve(reward, "larpo_jax.rewards")
   draw = functools.partial(session.sample, **inputs.ending(session, data))
   return generation.generation(
     lambda *asked, **how: stage.gathered(draw(*asked, **how)),
@@ -61,23 +67,34 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
   )
 
 
+def _stands_in(reward: str, world: str) -> bool:
+  """Whether a reward is a model's or a proxy of the world's own."""
+  return reward.startswith(("models.", "worlds.")) and reward != f"worlds.{world}"
+
+
 def ranked(session: Session, start: Any, params: Any) -> Evaluation:
-  """How the policy ranks the labelled responses of the test split."""
+  """How the policy, or a reward model, ranks the labelled responses of the test split."""
   config = session.config
   data = inputs.read(session, "test")
-  attach = stage.cache_reference(session, start, data)
+  attach = None if session.classifies else stage.cache_reference(session, start, data)
   feed = dict(batch_size=config.data.batch_size, shuffle=False, epochs=1, **session.layout)
   lines = []
   for batch in batching.batches(data, shard=stage.shard(), attach=attach, **feed):
     session.poll()
     placed = session.put(batch)
     policy = session.score(session.whole(params), placed)
-    # The start is its own reference: exactly, not but for what rounding makes of the cache.
-    reference = policy.token if params is start else placed.reference
-    metrics = stage.gathered(_rank(policy, reference, placed))
+    if session.classifies:
+      found = _rank_scores(policy, placed)
+    else:
+      # The start is its own reference: exactly, not but for what rounding makes of the cache.
+      found = _rank(policy, policy.token if params is start else placed.reference, placed)
+    metrics = stage.gathered(found)
     row, weight = stage.gathered((placed.row, placed.weight))
     lines += generation.ranked(metrics, row, weight * metrics.pop("ordered"))
   return Evaluation(generation.weighted_means(lines), lines)
+
+
+_rank_scores = jax.jit(preference.scored)
 
 
 @jax.jit

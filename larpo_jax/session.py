@@ -29,7 +29,7 @@ from larpo_jax import (
 from larpo_jax.data import tokenizer as tokenizers
 from larpo_jax.lanes import Lanes
 from larpo_jax.models import config as config_lib
-from larpo_jax.models import huggingface, lora, transformer
+from larpo_jax.models import heads, huggingface, lora, transformer
 from larpo_jax.types import Batch, Scorer
 
 
@@ -63,6 +63,11 @@ class Session:
     self.poll()
     with contextlib.nullcontext() if self.lanes is None else self.lanes.away():
       time.sleep(seconds)
+
+  @property
+  def classifies(self) -> bool:
+    """Whether the model scores texts, as reward models do, and writes none."""
+    return getattr(self.scorer, "classifies", False)
 
   @property
   def layout(self) -> dict[str, Any]:
@@ -108,30 +113,30 @@ def start(
   mesh = sharding.make_mesh(config.mesh)
   tokenizer = load_tokenizer(config)
   options = model_options(config)
+  scorer = lookup.resolve(config.scorer, "larpo_jax.scorers")
+  kind = heads if getattr(scorer, "classifies", False) else transformer
+  key = jax.random.key(config.seed)
   place = functools.partial(sharding.named_shardings, mesh=mesh, rules=config.rules)
   if config.model.path:
-    model, params, architecture = huggingface.load(
-      config.model.path, mesh=mesh, rules=config.rules, **options
-    )
+    load = functools.partial(heads.begin, key=key) if kind is heads else huggingface.load
+    model, params, architecture = load(config.model.path, mesh=mesh, rules=config.rules, **options)
   else:
     architecture = config_lib.read({**from_scratch(tokenizer), **config.model.shape})
-    make = lambda key: transformer.create(architecture, key, **options)[1]  # noqa: E731
-    key = jax.random.key(config.seed)
-    model, abstract = transformer.abstract(architecture, **options)
+    make = lambda key: kind.create(architecture, key, **options)[1]  # noqa: E731
+    model, abstract = kind.abstract(architecture, **options)
     params = jax.jit(make, out_shardings=place(abstract))(key)
   frozen = None
   if config.model.lora.rank:
     adapters = dict(rank=config.model.lora.rank, alpha=config.model.lora.alpha)
     adapters["targets"] = tuple(config.model.lora.targets)
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    model, params, architecture = lora.add(params, architecture, key, **adapters, **options)
+    drawn = jax.random.fold_in(key, 1)
+    model, params, architecture = lora.add(params, architecture, drawn, **adapters, **options)
     frozen, params = lora.split(params)
   if len(tokenizer) > architecture.vocab_size:
     raise ValueError(
       f"the tokenizer has {len(tokenizer)} tokens and the model {architecture.vocab_size}: set "
       "tokenizer.path to the one that the model was trained with"
     )
-  scorer = lookup.resolve(config.scorer, "larpo_jax.scorers")
   score = train_step.make_score_step(model=model, scorer=scorer, mesh=mesh)
   if lanes is not None:
     score = vectorised.score(lanes, lanes.once("score", lambda: score))

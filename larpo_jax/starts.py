@@ -51,11 +51,12 @@ def shared(session: session_lib.Session, make: Callable[[], Any]) -> Any:
 def evaluated(session: session_lib.Session, evaluate: Callable[[], Evaluation]) -> Evaluation:
   """What evaluate() says of a shared start, from the cache where a run like this has left it.
 
-  A run of several processes asks anew.
+  A run of several processes asks anew, and one whose reward is a model: what lies at its path may
+  be another one now.
   """
-  if jax.process_count() > 1:
-    return evaluate()
   config = session.config
+  if jax.process_count() > 1 or "path" in (config.reward or {}):
+    return evaluate()
   limit = None if config.rounds is None else config.rounds.max_tokens
   asked = [config.evaluate, config.reward, config.data.test, config.data.batch_size, limit]
   path = _directory(session) / f"evaluation-{_digest([workdir.plain(each) for each in asked])}.json"

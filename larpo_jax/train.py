@@ -28,7 +28,7 @@ from larpo_jax import session as session_lib
 from larpo_jax import workdir as workdir_lib
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.lanes import Lanes
-from larpo_jax.models import huggingface, lora
+from larpo_jax.models import heads, huggingface, lora
 from larpo_jax.session import Session
 
 SHOWN = {  # what the table shows, in this order, and how it is called there
@@ -37,6 +37,8 @@ SHOWN = {  # what the table shows, in this order, and how it is called there
   "gold/steps": "right steps",
   "sampled/gold/reward": "gold reward of samples",
   "sampled/gold/accuracy": "accuracy of samples",
+  "proxy/reward": "proxy reward",
+  "sampled/proxy/reward": "proxy reward of samples",
   "kl": "KL to the start (nats)",
   "length": "length (tokens)",
   "accuracy": "preference accuracy, implicit reward",
@@ -47,6 +49,10 @@ SHOWN = {  # what the table shows, in this order, and how it is called there
   "mean_logp/ndcg": "NDCG, mean log-prob",
   "mean_logp/mrr": "MRR, mean log-prob",
   "mean_logp/kendall_tau": "Kendall tau, mean log-prob",
+  "score/accuracy": "preference accuracy, reward model",
+  "score/ndcg": "NDCG, reward model",
+  "score/mrr": "MRR, reward model",
+  "score/kendall_tau": "Kendall tau, reward model",
 }
 
 
@@ -109,7 +115,7 @@ def _stages(session: Session, params: Any) -> dict[str, Any]:
 
 
 def export(session: Session, params: Any) -> pathlib.Path:
-  """The policy as a Hugging Face directory, adapters merged, and the adapters beside it."""
+  """What was trained as a Hugging Face directory, adapters merged, and the adapters beside it."""
   directory = session.workdir / "export"
   whole, architecture = session.whole(params), session.architecture
   if session.frozen is not None:
@@ -117,7 +123,8 @@ def export(session: Session, params: Any) -> pathlib.Path:
       session.workdir / "adapters", whole, architecture, base_model=session.config.model.path
     )
     whole, architecture = lora.merge(whole, architecture)
-  huggingface.save(directory, whole, architecture, tokenizer=session.tokenizer)
+  save = heads.save if session.classifies else huggingface.save
+  save(directory, whole, architecture, tokenizer=session.tokenizer)
   return directory
 
 

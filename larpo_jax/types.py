@@ -96,7 +96,8 @@ class Scorer(Protocol):
   """A model's log-probs of a batch.
 
   A loss that asks for "kl" passes the parameters `reference` too, one that asks for "collision"
-  collision=True; a scorer that takes neither serves all other losses.
+  collision=True; a scorer that takes neither serves all other losses. With the attribute
+  classifies = True its model is a `models.heads.Classifier`, which scores texts and writes none.
   """
 
   def __call__(self, model: Any, params: Any, batch: Batch, **asked: Any) -> LogProbs:

@@ -297,6 +297,40 @@ def test_settings_of_steps_that_contradict_each_other():
     assert said in refused(tree)
 
 
+def test_a_reward_model_writes_nothing():
+  config = common.base()
+  config.model.path, config.data.train.path = "somewhere", "rows.jsonl"
+  config.scorer = dict(name="rewards.scalar")
+  config_lib.validate(config)
+  for name, value in (
+    ("rounds", dict(count=1, prompts=8)),
+    ("supervised", dict(steps=3)),
+    ("evaluate.samples", 4),
+    ("model.lora.rank", 4),
+  ):
+    tree = config.to_dict() | dict(reward=dict(name="rules.brevity"), world=dict(name="arithmetic"))
+    put(tree, name, value)
+    assert name.replace("model.", "") in refused(tree)
+    tree["scorer"] = dict(name="tokens.causal")
+    config_lib.validate(tree)
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [dict(gold=True), dict(negatives="other_prompt"), dict(memory="all", prompt_split="shared")],
+)
+def test_a_score_against_a_list_is_not_mixed_with_others(settings):
+  config = common.base()
+  config.model.path, config.world = "somewhere", dict(name="arithmetic")
+  config.reward = dict(name="models.pairwise", path="elsewhere")
+  config.rounds = dict(count=2, prompts=8, memory="all")
+  config_lib.validate(config)
+  config.rounds.update(settings)
+  assert "scores a response against its list" in refused(config)
+  config.reward = dict(name="models.scalar", path="elsewhere")
+  config_lib.validate(config)
+
+
 def test_secrets_are_struck_and_settings_kept():
   config = common.base().to_dict()
   assert config_lib.redact(config) == config

@@ -11,6 +11,7 @@ from tiny_tokenizers import conversation, make
 
 from larpo_jax import inspect
 from larpo_jax.data import dataset, readers, sources, store
+from larpo_jax.data.problems import BadRow
 
 PAIRS = dict(name="readers.pairs")
 SIZES = dict(max_prompt=64, max_response=64)
@@ -48,6 +49,27 @@ SETS = {
     (669, 99),
   ),
 }
+
+
+def test_a_verdict_names_the_chosen_answer_and_the_letters_are_evenly_used(seed):
+  draw = np.random.default_rng(seed)
+  named = []
+  for _ in range(200):
+    row = dict(prompt=f"q {draw.random()}?", chosen=f"{draw.random()}", rejected="it is {not}")
+    found = readers.verdicts(row)
+    assert found.responses == ["A", "B"]
+    assert sorted(found.labels) == [0.0, 1.0]
+    letter = found.responses[found.labels.index(1.0)]
+    assert f"{letter}: {row['chosen']}\n" in found.prompt
+    assert found.prompt.count("it is {not}") == found.prompt.count(row["prompt"]) == 1
+    named.append(letter)
+    assert readers.verdicts(row) == found
+  assert 50 < named.count("A") < 150
+  for wrong, kind in ((dict(rejected=row["chosen"]), "equal"), (dict(chosen=None), "null:chosen")):
+    with pytest.raises(BadRow, match=kind):
+      readers.verdicts(row | wrong)
+  with pytest.raises(BadRow, match="type:prompt"):
+    readers.verdicts(row | dict(prompt=[dict(role="user", content="a")]))
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,16 @@ def test_ranking_is_of_the_implicit_reward_and_of_the_mean_log_prob(seed):
   assert all(x.shape == (8,) and x.dtype == np.float32 for x in found.values())
 
 
+def test_a_reward_model_ranks_by_its_own_scores(seed):
+  policy, _, batch = lists(seed)
+  found = jax.jit(preference.scored)(policy, batch)
+  expected = rank_metrics(policy.sequence, batch.label, batch.valid)
+  for name in METRICS:
+    np.testing.assert_array_equal(found[f"score/{name}"], expected[name])
+  wins = np.asarray(masked.pairs(batch.label, batch.valid))
+  np.testing.assert_array_equal(found["ordered"], wins.any((1, 2)))
+
+
 def test_an_untrained_policy_is_at_chance_but_has_a_baseline(seed):
   policy, _, batch = lists(seed, ragged=False, tied=False)
   found = ranking(policy, policy, batch)

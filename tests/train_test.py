@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from larpo_jax import config as config_lib
 from larpo_jax import evaluation, inputs, preemption, rounds, session, train, writers
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.models import huggingface
+from larpo_jax.rewards import rules
 from larpo_jax.types import LogProbs
 from larpo_jax.worlds import arithmetic
 
@@ -127,6 +129,22 @@ def test_the_test_split_is_ranked_by_its_labels(side, pairs, monkeypatch):
   chance = evaluation.ranked(here, policy, policy).numbers
   assert chance["accuracy"] == 0.5
   assert chance["mean_logp/accuracy"] == pytest.approx(right)
+
+
+def test_a_model_that_is_the_reward_judges_beside_the_world(quick, monkeypatch):
+  here, params = quick
+  config = here.config.copy_and_resolve_references().unlock()
+  config.reward = dict(name="models.scalar", path="somewhere")
+  found_by_name = types.SimpleNamespace(resolve=lambda spec, package: rules.brevity)
+  monkeypatch.setattr(evaluation, "lookup", found_by_name)
+  found = evaluation.written(here, params, params)
+  more = evaluation.written(dataclasses.replace(here, config=config), params, params)
+  proxy = {"proxy/reward", "sampled/proxy/reward"}
+  assert more.numbers.keys() - found.numbers.keys() == proxy
+  assert {name: more.numbers[name] for name in found.numbers} == found.numbers
+  for line in more.lines:
+    for name, answer in zip(sorted(proxy), line["responses"]):
+      assert line[name] == rules.brevity([""], [[answer["text"]]])
 
 
 def test_the_world_asks_its_own_unseen_problems_and_judges_the_answers(quick, monkeypatch):

@@ -11,7 +11,7 @@ from larpo_jax.data import grouping
 
 def check(tree: Mapping[str, Any]) -> None:
   """Raises ValueError with the first contradiction of a tree whose single values are right."""
-  for checks in (_model, _data, _stages, _rounds, _pools, _mesh):
+  for checks in (_model, _scorer, _data, _stages, _rounds, _pools, _mesh):
     for problem in checks(tree):
       raise ValueError(problem)
 
@@ -32,6 +32,24 @@ def _model(tree: Mapping[str, Any]) -> Iterator[str]:
     yield "config.model has neither a path nor a shape: give a checkpoint, or keys of config.json"
   if not model["path"] and not tokenizer["path"] and tree["world"] is None:
     yield "config.tokenizer.path is empty, and neither config.model.path nor a world brings one"
+
+
+def _scorer(tree: Mapping[str, Any]) -> Iterator[str]:
+  """What a model that scores texts cannot do, as it writes none."""
+  try:
+    scorer = lookup.resolve(tree["scorer"], "larpo_jax.scorers")
+  except ValueError:  # a wrong spec is said by its own check
+    return
+  if not getattr(scorer, "classifies", False):
+    return
+  why = f"config.scorer={tree['scorer']['name']} makes a reward model, which writes no text"
+  for node in ("supervised", "rounds"):
+    if tree[node] is not None:
+      yield f"{why}: train it on preference data in a run of its own, with config.{node}=None"
+  if tree["evaluate"]["samples"]:
+    yield f"{why}: set config.evaluate.samples=0"
+  if tree["model"]["lora"]["rank"]:
+    yield "config.model.lora is of language models: train a reward model whole, with lora.rank=0"
 
 
 def _data(tree: Mapping[str, Any]) -> Iterator[str]:
@@ -95,6 +113,14 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
       f"config.rounds.novelty is of what was sampled to the prompt, and rounds.negatives="
       f"{rounds['negatives']!r} keeps only the best of it: set it to 'sampled', or novelty to None"
     )
+  if (tree["reward"] or {}).get("name") == "models.pairwise":
+    joined = rounds["prompt_split"] == "shared" and rounds["memory"] != "none"
+    if rounds["gold"] or rounds["negatives"] != "sampled" or joined:
+      yield (
+        "config.reward=models.pairwise scores a response against its list: what joins the list "
+        "later has no such score, so set rounds.gold=False, rounds.negatives='sampled', and "
+        "rounds.memory='none' where prompts are shared"
+      )
   for setting, value, function in (
     ("gold", True, "solution"),
     ("negatives", "unrelated", "unrelated"),

@@ -10,6 +10,7 @@ Whatever is not as it should be raises BadRow.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import hashlib
 import json
 import math
 import re
@@ -21,6 +22,9 @@ Message = dict[str, Any]
 Conversation = list[Message]
 Text = str | Conversation
 Row = dict[str, Any]
+
+# How a preference model is shown two answers; its own is A or B, the better one.
+VERDICT = "{prompt}\n\nA: {first}\n\nB: {second}\n\nWhich answer is better, A or B?"
 
 
 class Example(NamedTuple):
@@ -96,6 +100,26 @@ def lists(
     scores=_numbers(row, second_scores, len(found)) if second_scores else None,
     importance=_numbers(row, importance, len(found)) if importance else None,
   )
+
+
+def verdicts(
+  row: Row, *, prompt: str = "prompt", chosen: str = "chosen", rejected: str = "rejected"
+) -> Example:
+  """Which of two answers is better, as VERDICT asks: the responses are "A" and "B".
+
+  The label is 1 for the chosen answer's letter and 0 for the other's. The texts' own hash says
+  which of the two is A, so that a letter tells nothing. All three columns are texts.
+  """
+  given, *answers = (_text(row, column) for column in (prompt, chosen, rejected))
+  for column, value in zip((prompt, chosen, rejected), (given, *answers)):
+    if not isinstance(value, str):
+      raise BadRow(f"type:{column}", "needs a text, not a conversation")
+  if answers[0] == answers[1]:
+    raise BadRow("equal", "chosen and rejected are the same")
+  swapped = hashlib.blake2b(repr((given, *answers)).encode(), digest_size=1).digest()[0] % 2
+  first, second = answers[::-1] if swapped else answers
+  shown = VERDICT.format(prompt=given, first=first, second=second)
+  return Example(shown, ["A", "B"], [1.0 - swapped, 0.0 + swapped], ranked=True)
 
 
 def unpaired(

@@ -28,6 +28,14 @@ def ranking(policy: LogProbs, reference: LogProbs, batch: Batch, *, beta: float 
   return implicit | {f"mean_logp/{name}": x for name, x in free.items()} | {"ordered": ordered}
 
 
+def scored(policy: LogProbs, batch: Batch) -> Metrics:
+  """`ranking` by a reward model's own scores, which need no reference: score/accuracy and so on."""
+  found = rank_metrics(policy.sequence, batch.label, batch.valid)
+  wins = masked.pairs(batch.label, batch.valid)
+  ordered = jnp.any(wins, axis=(-2, -1)).astype(jnp.float32)
+  return {f"score/{name}": x for name, x in found.items()} | {"ordered": ordered}
+
+
 def rank_metrics(score: Array, label: Array, valid: Array) -> Metrics:
   """Agreement of scores with labels: [..., K] each -> {name: float32 [...]}.
 

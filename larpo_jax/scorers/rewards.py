@@ -37,3 +37,6 @@ def scalar(model: nnx.GraphDef, params: nnx.State, batch: Batch) -> LogProbs:
   mask = jnp.where(column == place[..., None] - 1, 1.0, 0.0)
   score = jnp.where(layout.overflow, jnp.nan, score)
   return LogProbs(token=score[..., None] * mask, mask=mask)
+
+
+scalar.classifies = True  # type: ignore[attr-defined]
