@@ -15,7 +15,8 @@ FLOORS = [
   | {"hardware", "processes", "compiler"},
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
   | {"objective", "tracking"},
-  {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
+  {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"}
+  | {"repetition"},
   {"train", "session", "stage", "loop", "rounds", "retrieval", "curves"}
   | {"inputs", "evaluation", "pools", "pool_curves", "starts", "cost"},
   {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"},
