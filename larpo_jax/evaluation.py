@@ -15,6 +15,9 @@ from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.session import Session
 from larpo_jax.types import Array, Batch, LogProbs, Metrics
 
+# A metric, and the world's function that gives it; not every world has a style.
+JUDGES = (("gold/reward", "gold"), ("gold/accuracy", "accuracy"), ("style", "style"))
+
 
 def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
   """What the config's world and test split say of a policy that came from start."""
@@ -53,7 +56,7 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
     start,
     generation.Prompts(texts, asked.prompt, asked.prompt_mask),
     decode=session.decode,
-    judges={"gold/reward": world.gold, "gold/accuracy": world.accuracy},
+    judges={name: getattr(world, judge) for name, judge in JUDGES if hasattr(world, judge)},
     key=session.key(3),
   )
 

@@ -17,7 +17,7 @@ FLOORS = [
   | {"objective", "tracking"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"}
   | {"repetition"},
-  {"train", "session", "stage", "loop", "rounds", "retrieval", "curves"}
+  {"train", "session", "stage", "loop", "rounds", "retrieval", "answers", "curves"}
   | {"inputs", "evaluation", "pools", "pool_curves", "starts", "cost"},
   {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"},
 ]

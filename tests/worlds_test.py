@@ -248,3 +248,25 @@ def test_tokenizer_survives_disk_and_gives_the_text_back(seed, tmp_path):
     assert loaded.decode([*ids, loaded.eos_token_id], skip_special_tokens=True) == text
   assert len({loaded.pad_token_id, loaded.eos_token_id, loaded.unk_token_id}) == 3
   assert len(loaded) == len(arithmetic.ALPHABET) + 3
+
+
+@settings(max_examples=300, deadline=None)
+@given(WORLD, st.text() | st.text(arithmetic.ALPHABET, max_size=60))
+def test_a_style_changes_spaces_alone_and_no_verdict(problem, response):
+  for text in (response, arithmetic.solution(problem)):
+    styled = arithmetic.styled(text)
+    assert styled.replace(" ", "") == text.replace(" ", "")
+    assert arithmetic.styled(styled) == styled
+    assert arithmetic.check(problem, styled) == arithmetic.check(problem, text)
+  mixed = text.split("\n")[0] + "\n" + styled.split("\n", 1)[1]
+  steps = len(problem.operations)
+  found = arithmetic.style(["?"], [[text, styled, mixed]])
+  np.testing.assert_allclose(found, [[0, 1, steps / (steps + 1)]], rtol=1e-6)
+
+
+def test_another_draw_answers_the_same_problems_anew(seed):
+  how = dict(seed=seed, slip=0.5, hasty=0.2)
+  first, again, other = (arithmetic.demonstrations(50, draw=n, **how) for n in (0, 0, 1))
+  assert first == again == arithmetic.demonstrations(50, **how)
+  assert [each.prompt for each in first] == [each.prompt for each in other]
+  assert first != other

@@ -1,7 +1,7 @@
 """Worlds: small tasks with exact checkers. A world is a module that holds these functions.
 
 tokenizer() · problems(count, *, seed, split, start, ...) · prompt(problem) ·
-demonstrations(count, *, seed, split, start, ...) · gold(prompts, responses) ·
+demonstrations(count, *, seed, split, start, draw, ...) · gold(prompts, responses) ·
 accuracy(prompts, responses) · answer(response)
 
 gold is the reward of each response, accuracy 1 where its final answer is right, else 0, float32
@@ -9,9 +9,13 @@ gold is the reward of each response, accuracy 1 where its final answer is right,
 are counted in a majority vote: None where there is none. Responses to a prompt with one answer have
 one accuracy.
 
-A world may have two more, which `rounds.gold` and `rounds.negatives="unrelated"` need:
-solution(prompt), its right answer, and unrelated(count, *, seed, split, start, ...), problems whose
-answers have another form.
+Demonstrations number start to start + count are answers to the problems of the same arguments;
+another `draw`, 0 by default, gives other answers to them.
+
+A world may have more, which settings of the rounds need. gold: solution(prompt), its right answer.
+negatives="unrelated": unrelated(count, *, seed, split, start, ...), problems whose answers have
+another form. styled: styled(response), the same in another surface style, and style(prompts,
+responses), how much of each response is in it, [B, K] from 0 to 1.
 """
 
 from __future__ import annotations
