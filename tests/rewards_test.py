@@ -37,6 +37,7 @@ def test_all_are_found():
     "rules.matches",
     "rules.number",
     "worlds.arithmetic",
+    "worlds.arithmetic_answer",
   }
 
 
@@ -63,6 +64,10 @@ def test_world_reward_is_its_gold(seed):
   np.testing.assert_array_equal(
     worlds.arithmetic(prompts, responses), arithmetic.gold(prompts, responses)
   )
+  told = [[arithmetic.answer(text) for text in row] for row in responses]
+  right = [str(arithmetic.parse(prompt).values[-1]) for prompt in prompts]
+  wanted = [[text == truth for text in row] for row, truth in zip(told, right)]
+  np.testing.assert_array_equal(worlds.arithmetic_answer(prompts, responses), wanted)
 
 
 def test_brevity_is_free_up_to_the_budget():
