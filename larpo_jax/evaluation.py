@@ -15,6 +15,13 @@ from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.session import Session
 from larpo_jax.types import Array, Batch, LogProbs, Metrics, Reward
 
+JUDGES = {  # a metric, and the function that gives it of a world that has one
+  "gold/reward": "gold",
+  "gold/accuracy": "accuracy",
+  "gold/steps": "progress",
+  "style": "style",
+}
+
 
 def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
   """What the config's world and test split say of a policy that came from start."""
@@ -48,9 +55,9 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
   data = inputs.problems(session, "test", session.config.evaluate.rows, split="test")
   asked = next(batching.prompt_batches(data, batch_size=len(data), shuffle=False, shapes=1))
   texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
-  judges: dict[str, Reward] = {"gold/reward": world.gold, "gold/accuracy": world.accuracy}
-  if hasattr(world, "progress"):
-    judges["gold/steps"] = world.progress
+  judges: dict[str, Reward] = {
+    name: getattr(world, judge) for name, judge in JUDGES.items() if hasattr(world, judge)
+  }
   reward = session.config.reward
   if reward is not None and _stands_in(reward.name, session.config.world["name"]):
     judges["proxy/reward"] = lookup.resolve(reward, "larpo_jax.rewards")

@@ -14,6 +14,8 @@ from larpo_jax import stage, workdir, worlds
 from larpo_jax.data import dataset, truncation
 from larpo_jax.session import Session
 
+FRESH = 1_000_003  # added to the seed: problems that are not the demonstrations'
+
 
 def demonstrations(session: Session) -> dataset.TokenizedData:
   """What the supervised stage imitates."""
@@ -43,8 +45,7 @@ def problems(
 ) -> dataset.TokenizedData:
   """Problems of the world, by way of a file of prompts; never the demonstrations' own."""
   world = session.config.world
-  seed = session.config.seed + 1_000_003
-  drawn = worlds.ask(world, kind, count, seed=seed, split=split)
+  drawn = worlds.ask(world, kind, count, seed=session.config.seed + FRESH, split=split)
   rows = [{"prompt": worlds.find(world["name"]).prompt(problem)} for problem in drawn]
   return read(session, "test", _lines(session, name, rows), "readers.prompts")
 
@@ -77,6 +78,12 @@ def read(session: Session, which: str, path: str = "", reader: str = "") -> data
     if which == "train":
       console.Console(stderr=True).print(truncation.table(data.report))
   return data
+
+
+def shown(session: Session, index: int, draw: int) -> str:
+  """A demonstration of the answer to number index of `prompts`; another draw, another one."""
+  how = dict(seed=session.config.seed + FRESH, split="train", start=index, draw=draw)
+  return worlds.ask(session.config.world, "demonstrations", 1, **how)[0].response
 
 
 def _asked(session: Session) -> int:

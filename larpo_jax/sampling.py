@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx, struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from larpo_jax import repetition
 from larpo_jax.models import prompts, transformer
 from larpo_jax.types import Array
 
@@ -35,6 +36,8 @@ class _Options(NamedTuple):
   greedy: bool
   top_k: int
   top_p: float
+  repetition_penalty: float
+  no_repeat_ngram_size: int
 
 
 class _Decoding(NamedTuple):
@@ -60,6 +63,8 @@ def sample(
   temperature: float = 1.0,
   top_k: int = 0,
   top_p: float = 1.0,
+  repetition_penalty: float = 1.0,
+  no_repeat_ngram_size: int = 0,
   rows: Array | None = None,
   first: int = 0,
 ) -> Samples:
@@ -81,6 +86,9 @@ def sample(
     temperature: divides the logits; 0 takes the most likely token.
     top_k: keeps the k most likely tokens; 0 keeps all.
     top_p: then keeps the fewest most likely tokens whose probabilities sum to at least this.
+    repetition_penalty: divides the logits of tokens that are in the prompt or the response already,
+      or where they are negative multiplies them; 1 leaves them.
+    no_repeat_ngram_size: no so many tokens in a row come twice, prompt included; 0 allows it.
     rows: int [B], the number of each prompt; its place in the batch by default.
     first: the number of the first candidate, so that many can be drawn a few at a time.
 
@@ -96,6 +104,11 @@ def sample(
     raise ValueError(
       f"temperature={temperature} and top_k={top_k} must be at least 0, and 0 < top_p={top_p} <= 1"
     )
+  if not repetition_penalty > 0 or no_repeat_ngram_size < 0:
+    raise ValueError(
+      f"repetition_penalty={repetition_penalty} must be above 0, and "
+      f"no_repeat_ngram_size={no_repeat_ngram_size} at least 0"
+    )
   if prompt.ndim == 2:
     prompt, prompt_mask = prompt[:, None], prompt_mask[:, None]
   if isinstance(prompt_mask, np.ndarray) and not prompt_mask.any(axis=-1).all():
@@ -103,7 +116,8 @@ def sample(
     raise ValueError(f"prompt {row} has no token to continue; begin it with the BOS token")
   ends = tuple(int(token) for token in np.atleast_1d(eos))
   options = _Options(
-    candidates, max_tokens, ends, int(pad), temperature == 0, int(top_k), float(top_p)
+    *(candidates, max_tokens, ends, int(pad), temperature == 0, int(top_k), float(top_p)),
+    *(float(repetition_penalty), int(no_repeat_ngram_size)),
   )
   rows = jnp.arange(prompt.shape[0]) if rows is None else rows
   # Arguments of the program, so that one serves every temperature and every part of a list.
@@ -137,7 +151,8 @@ def _sample(model, params, prompt, prompt_mask, rows, key, numbers, options):
       past=state.past,
     )
     logits = net.logits(hidden[:, :, 0])  # [B, K, V]
-    token = _choose(logits, keys, state.step, temperature, options)
+    past_ids = (prompt, prompt_mask, state.samples.response, state.step)
+    token = _choose(_controlled(logits, past_ids, options), keys, state.step, temperature, options)
     samples = _append(state.samples, state.step, token, logits, options)
     return _Decoding(state.step + 1, token, past, samples)
 
@@ -145,6 +160,14 @@ def _sample(model, params, prompt, prompt_mask, rows, key, numbers, options):
     return (state.step < options.max_tokens) & ~jnp.all(state.samples.finished)
 
   return jax.lax.while_loop(unfinished, body, state).samples
+
+
+def _controlled(logits: jax.Array, past: tuple[Any, ...], options: _Options) -> jax.Array:
+  """Logits [B, K, V] after the controls of repetition; past is what `repetition.history` takes."""
+  penalty, size = options.repetition_penalty, options.no_repeat_ngram_size
+  if penalty != 1:
+    logits = repetition.penalised(logits, repetition.history(*past), penalty)
+  return repetition.without_repeats(logits, repetition.history(*past), size) if size else logits
 
 
 def _keys(key: jax.Array, rows: Array, first: Array, candidates: int) -> jax.Array:

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from larpo_jax import stage, workdir, worlds
+from larpo_jax.answers import SAMPLED
 from larpo_jax.data import batching, problems, store
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.evaluators.generation import Evaluation
-from larpo_jax.retrieval import SAMPLED
 from larpo_jax.session import Session
 
 
@@ -125,7 +125,10 @@ def _completed(
   """
   world = worlds.find(session.config.world["name"])
   if session.config.rounds.steps.chosen == "oracle":
-    return [pair._replace(right=world.steps(world.rewritten(pair.question))) for pair in flawed]
+    return [
+      pair._replace(right=world.steps(world.styled(world.solution(pair.question))))
+      for pair in flawed
+    ]
   found = []
   for pair, texts in zip(flawed, _continued(session, number, params, flawed, pool)):
     answers = ("".join(pair.wrong[: pair.first]) + text for text in texts)

@@ -183,6 +183,18 @@ def test_every_key_with_one_letter_changed_is_refused_with_the_right_one_named(s
     ("rounds.curriculum", {"name": "curriculum.shuffled", "stages": 99}, "without a step"),
     ("reference.sync_share", 0.0, "must be above 0 and at most 1"),
     ("rounds.negatives", "others", "must be one of sampled, other_prompt, unrelated"),
+    ("rounds.prefer", ("self", "peer"), "config.rounds.prefer='peer' must be one of greedy, self"),
+    ("rounds.prefer", ("gold", "self"), "has 'gold', but no candidate comes from there: set "),
+    ("rounds.prefer", ("self", "self"), "config.rounds.prefer has 'self' twice"),
+    ("rounds.styled", ("human",), "config.rounds.human, or drop it"),
+    ("rounds.human", -1, "config.rounds.human=-1 must be at least 0"),
+    ("rounds.teacher", "runs/a", "config.rounds.teacher='runs/a' must be a dict"),
+    ("rounds.teacher", {}, "config.rounds.teacher.paths=None must be a tuple of texts"),
+    ("rounds.teacher", {"paths": "runs/a"}, "paths='runs/a' must be a tuple of texts"),
+    ("rounds.teacher", {"paths": ("",)}, "config.rounds.teacher.paths is empty"),
+    ("rounds.teacher", {"path": "a", "paths": ("a",)}, "did you mean 'paths'?"),
+    ("rounds.repetition_penalty", 0.0, "config.rounds.repetition_penalty=0.0 must be above 0"),
+    ("rounds.no_repeat_ngram_size", -1, "must be at least 0"),
     ("rounds.lists", "lists.whole", "config.rounds.lists='lists.whole' must be a spec"),
     ("rounds.lists", {"name": "lists.best_wurst"}, "did you mean 'lists.best_worst'?"),
     ("rounds.lists", {"name": "readers.pairs"}, "no 'readers.pairs'"),
@@ -255,12 +267,20 @@ def test_settings_of_candidates_that_contradict_each_other():
     ("gold", True, "config.rounds.gold=True needs a config.world that has solution()"),
     ("negatives", "unrelated", "needs a config.world that has unrelated()"),
     ("negatives", "other_prompt", "give rounds.prompts at least 2"),
+    ("styled", ("self",), "config.rounds.styled=('self',) needs a config.world that has styled()"),
   ):
     config.rounds = dict(count=1, prompts=1, **{name: value})
     assert said in refused(config)
   config.world = dict(name="arithmetic")
   config.rounds = dict(count=1, prompts=1, gold=True, candidates=1)
   config_lib.validate(config)  # the gold answer is the second candidate
+  config.rounds.prefer = ("self",)
+  assert "ranks a list: give at least 2" in refused(config)
+  config.rounds.update(prefer=("gold", "self"), styled=("best", "gold"))
+  config_lib.validate(config)
+  config.rounds.update(prompts=2, negatives="other_prompt")
+  assert "config.rounds.negatives='other_prompt' puts another prompt's" in refused(config)
+  config.rounds = dict(count=1, prompts=1, gold=True, candidates=1)
   config.rounds.greedy = True
   assert "config.rounds.greedy=True takes one of config.rounds.candidates=1" in refused(config)
   novelty = dict(name="novelty.counts")

@@ -15,10 +15,11 @@ FLOORS = [
   | {"hardware", "processes", "compiler"},
   {"scorers", "optimizers", "checkpoints", "workdir", "writers", "preemption", "config"}
   | {"objective", "tracking"},
-  {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"},
-  {"train", "session", "stage", "loop", "rounds", "retrieval", "difficulty", "step_pairs"}
+  {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"}
+  | {"repetition"},
+  {"train", "session", "stage", "loop", "rounds", "retrieval", "answers", "difficulty"}
   | {"inputs", "evaluation", "pools", "pool_curves", "curves", "starts", "cost"}
-  | {"novelty", "coverage", "pretrained"},
+  | {"novelty", "coverage", "pretrained", "step_pairs"},
   {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"}
   | {"answer", "harness"},
 ]

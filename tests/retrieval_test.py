@@ -10,7 +10,7 @@ import pytest
 import tiny_rounds
 from tiny_rounds import PROMPTS, ROUNDS, StopsAt, lists
 
-from larpo_jax import inputs, loop, retrieval, stage, worlds
+from larpo_jax import answers, inputs, loop, retrieval, stage, worlds
 from larpo_jax.data import batching
 from larpo_jax.rewards import rules
 from larpo_jax.rewards import worlds as rewards
@@ -98,6 +98,12 @@ def told(here, number, name="candidates"):
   return [json.loads(line) for line in text.splitlines()]
 
 
+def sampled(line):
+  """A line without the world's answer."""
+  kept = [place for place, source in enumerate(line["sources"]) if source != "gold"]
+  return {k: [v[i] for i in kept] if isinstance(v, list) else v for k, v in line.items()}
+
+
 def said(here, data):
   """The rows of candidates as (prompt, texts, labels)."""
   decode = lambda ids: here.tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
@@ -163,14 +169,21 @@ def test_the_gold_answer_is_one_more_candidate(run, tmp_path):
   here, data = retrieved(run, gold=True)
   lines = told(here, 0)
   for (prompt, texts, labels), line in zip(said(here, data), lines, strict=True):
-    assert texts == [*line["responses"], arithmetic.solution(prompt)]
-    assert labels == pytest.approx([*line["scores"], 1.0])
+    assert texts == line["responses"]
+    assert texts[-1] == arithmetic.solution(prompt)
+    assert labels == pytest.approx(line["scores"])
+    assert labels[-1] == pytest.approx(1.0)
+    assert line["sources"] == ["self"] * (len(texts) - 1) + ["gold"]
   for row in range(len(data)):
     assert data[row].responses[-1][-1] == inputs.prompts(here).end
     assert data[row].masks[-1].all()
   without, _ = retrieved(lambda **how: _elsewhere(run(**how), tmp_path))
-  assert told(without, 0) == lines, "what was sampled is the same"
-  assert retrieval.described(here, 0) == retrieval.described(without, 0)
+  plain = [{k: v[:-1] if isinstance(v, list) else v for k, v in line.items()} for line in lines]
+  assert told(without, 0) == plain, "what was sampled is the same"
+  numbers = [retrieval.described(each, 0) for each in (here, without)]
+  for each in numbers:
+    del each["candidates/separable"]
+  assert numbers[0] == numbers[1]
 
 
 def _elsewhere(made, path):
@@ -184,12 +197,11 @@ def test_negatives_of_another_prompt_are_judged_as_answers_to_this_one(gold, run
   for place, (prompt, texts, labels) in enumerate(said(here, data)):
     own, other = lines[place], lines[(place + 1) % len(lines)]
     assert prompt == own["prompt"] != other["prompt"]
-    assert texts[1:] == other["responses"]
+    assert texts[1:] == sampled(other)["responses"]
     assert labels == pytest.approx(fickle([prompt], [texts])[0].tolist())
-    if gold and max(own["scores"]) < 1:
+    assert texts[0] == own["responses"][int(np.argmax(own["scores"]))]
+    if gold:
       assert texts[0] == arithmetic.solution(prompt)
-    else:
-      assert texts[0] == own["responses"][int(np.argmax(own["scores"]))]
 
 
 def test_unrelated_negatives_are_answers_to_problems_of_another_form(run):
@@ -200,16 +212,17 @@ def test_unrelated_negatives_are_answers_to_problems_of_another_form(run):
     assert texts[1:] == stranger["responses"]
     assert len(arithmetic.parse(prompt).operations) == 3
     assert len(arithmetic.parse(stranger["prompt"]).operations) == 2
-  assert [line["responses"] for line in lines] != [line["responses"] for line in strangers]
-  tokens = sum(sum(line["lengths"]) for line in lines + strangers)
+  own = [sampled(line) for line in lines]
+  assert [line["responses"] for line in own] != [line["responses"] for line in strangers]
+  tokens = sum(sum(line["lengths"]) for line in own + strangers)
   assert retrieval.described(here, 1)["candidates/tokens"] == tokens
 
 
 def test_another_prompt_is_the_next_that_differs():
   asked = [
-    retrieval.Answered(n, np.zeros(1), question, [], [], []) for n, question in enumerate("aab")
+    answers.Answered(n, np.zeros(1), question, [], [], [], []) for n, question in enumerate("aab")
   ]
-  assert [retrieval._other(asked, place).source for place in range(3)] == [2, 2, 0]
+  assert [retrieval._other(asked, place).row for place in range(3)] == [2, 2, 0]
   with pytest.raises(ValueError, match="needs two prompts that differ in a round"):
     retrieval._other(asked[:2], 0)
 

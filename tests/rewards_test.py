@@ -37,6 +37,7 @@ def test_all_are_found():
     "rules.matches",
     "rules.number",
     "worlds.arithmetic",
+    "worlds.arithmetic_answer",
     "worlds.arithmetic_proxy",
     "worlds.attributes",
     "worlds.attributes_proxy",
@@ -118,6 +119,15 @@ def test_world_reward_has_a_scale(seed):
   for scale in (0.0, -1.0, np.inf):
     with pytest.raises(ValueError, match="must be above 0 and finite"):
       worlds.arithmetic(prompts, responses, scale=scale)
+
+
+def test_the_reward_of_an_answer_is_that_of_its_last_line(seed):
+  shown = arithmetic.demonstrations(30, seed=seed)
+  prompts, responses = [d.prompt for d in shown], [[d.response, "=1"] for d in shown]
+  told = [[arithmetic.answer(text) for text in row] for row in responses]
+  right = [str(arithmetic.parse(prompt).values[-1]) for prompt in prompts]
+  wanted = [[text == truth for text in row] for row, truth in zip(told, right)]
+  np.testing.assert_array_equal(worlds.arithmetic_answer(prompts, responses), wanted)
 
 
 def test_brevity_is_free_up_to_the_budget():

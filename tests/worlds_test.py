@@ -166,7 +166,11 @@ def test_the_first_wrong_step_is_a_line_or_the_one_that_is_missing(response, pla
 @given(WORLD, st.text() | st.text(arithmetic.ALPHABET, max_size=60))
 def test_steps_are_the_response_and_what_comes_before_the_first_wrong_one_is_right(problem, text):
   prompt = arithmetic.prompt(problem)
-  for response in (text, arithmetic.solution(problem) + text, arithmetic.rewritten(prompt)):
+  for response in (
+    text,
+    arithmetic.solution(problem) + text,
+    arithmetic.styled(arithmetic.solution(prompt)),
+  ):
     steps, place = arithmetic.steps(response), arithmetic.first_wrong(prompt, response)
     assert "".join(steps) == response
     verdict = arithmetic.check(prompt, response)
@@ -185,7 +189,7 @@ def test_steps_are_the_response_and_what_comes_before_the_first_wrong_one_is_rig
 
 def test_the_rewritten_solution_is_right_step_by_step_and_in_no_demonstration(seed):
   for prompt, response in arithmetic.demonstrations(100, seed=seed, slip=0.0, steps=(1, 8)):
-    rewritten = arithmetic.rewritten(prompt)
+    rewritten = arithmetic.styled(arithmetic.solution(prompt))
     assert arithmetic.first_wrong(prompt, rewritten) is None
     assert rewritten.replace(" ", "") == response
     both = zip(arithmetic.steps(rewritten), arithmetic.steps(response), strict=True)
@@ -236,3 +240,25 @@ def test_a_prompt_is_a_problem_or_a_value_error(text):
     return
   assert arithmetic.prompt(problem) == text.strip()
   assert list(problem.values) == running(text.strip())
+
+
+@settings(max_examples=300, deadline=None)
+@given(WORLD, st.text() | st.text(arithmetic.ALPHABET, max_size=60))
+def test_a_style_changes_spaces_alone_and_no_verdict(problem, response):
+  for text in (response, arithmetic.solution(problem)):
+    styled = arithmetic.styled(text)
+    assert styled.replace(" ", "") == text.replace(" ", "")
+    assert arithmetic.styled(styled) == styled
+    assert arithmetic.check(problem, styled) == arithmetic.check(problem, text)
+  mixed = text.split("\n")[0] + "\n" + styled.split("\n", 1)[1]
+  steps = len(problem.operations)
+  found = arithmetic.style(["?"], [[text, styled, mixed]])
+  np.testing.assert_allclose(found, [[0, 1, steps / (steps + 1)]], rtol=1e-6)
+
+
+def test_another_draw_answers_the_same_problems_anew(seed):
+  how = dict(seed=seed, slip=0.5, hasty=0.2)
+  first, again, other = (arithmetic.demonstrations(50, draw=n, **how) for n in (0, 0, 1))
+  assert first == again == arithmetic.demonstrations(50, **how)
+  assert [each.prompt for each in first] == [each.prompt for each in other]
+  assert first != other

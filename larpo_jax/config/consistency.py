@@ -121,12 +121,34 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
         "later has no such score, so set rounds.gold=False, rounds.negatives='sampled', and "
         "rounds.memory='none' where prompts are shared"
       )
-  for setting, value, function in (
-    ("gold", True, "solution"),
-    ("negatives", "unrelated", "unrelated"),
+  for setting, needs, function in (
+    ("gold", rounds["gold"], "solution"),
+    ("negatives", rounds["negatives"] == "unrelated", "unrelated"),
+    ("styled", rounds["styled"], "styled"),
   ):
-    if rounds[setting] == value and not _has(world, function):
-      yield f"config.rounds.{setting}={value!r} needs a config.world that has {function}()"
+    if needs and not _has(world, function):
+      yield (
+        f"config.rounds.{setting}={rounds[setting]!r} needs a config.world that has {function}()"
+      )
+  yield from _sources(rounds)
+
+
+def _sources(rounds: Mapping[str, Any]) -> Iterator[str]:
+  there = grouping.sources(rounds)
+  for setting in ("prefer", "styled"):
+    for source in rounds[setting]:
+      if source not in (*there, "best"):
+        yield (
+          f"config.rounds.{setting} has {source!r}, but no candidate comes from there: set "
+          f"config.rounds.{'candidates' if source == 'self' else source}, or drop it"
+        )
+      if rounds[setting].count(source) > 1:
+        yield f"config.rounds.{setting} has {source!r} twice: drop one"
+  if rounds["prefer"] and rounds["negatives"] != "sampled":
+    yield (
+      f"config.rounds.prefer is between answers to the prompt, and config.rounds.negatives="
+      f"{rounds['negatives']!r} puts another prompt's in their place: drop one"
+    )
 
 
 def _steps(tree: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from larpo_jax.data import problems
+from larpo_jax.data import grouping, problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +131,8 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "rounds.temperature": Field(1.0, above=0),
   "rounds.top_p": Field(1.0, above=0, high=1),
   "rounds.top_k": Field(0, low=0),
+  "rounds.repetition_penalty": Field(1.0, above=0),  # these two as in transformers
+  "rounds.no_repeat_ngram_size": Field(0, low=0),
   "rounds.steps_per_round": Field(-1, low=-1),
   "rounds.batch_size": Field(64, low=1),
   # Which rounds' candidates a round learns from beside its own.
@@ -154,6 +156,18 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "rounds.agreed": Field(False),  # lists in which noise changed who is preferred are left out
   "rounds.greedy": Field(False),  # the first of the candidates is the greedy answer
   "rounds.gold": Field(False),  # the world's solution is one more candidate
+  # Other policies that answer, too: checkpoints whose tokenizer is the policy's; answers of each.
+  "rounds.teacher": Node(),
+  "rounds.teacher.paths": Field(("",), required=True),
+  "rounds.teacher.candidates": Field(1, low=1),
+  "rounds.teacher.temperature": Field(1.0, low=0),
+  # So many answers of the data set to the prompt, its best, or of the world's demonstrations.
+  "rounds.human": Field(0, low=0),
+  # The sources whose candidates lists are built of; () is all. Of several, a candidate of one is
+  # better than any of the next, whatever the reward; of one, or of all, the reward says which.
+  "rounds.prefer": Field((), choices=grouping.SOURCES, empty=True),
+  # What is written in the world's other style once it is ranked: by its source, or the best.
+  "rounds.styled": Field((), choices=("best", *grouping.SOURCES), empty=True),
   # What the best candidate is to beat: the others, or what was sampled for another prompt of the
   # round, or for a problem of the world's `unrelated`; scored as answers to this one.
   "rounds.negatives": Field("sampled", choices=("sampled", "other_prompt", "unrelated")),

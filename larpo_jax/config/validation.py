@@ -83,7 +83,7 @@ def _value(name: str, value: Any, field: Field) -> None:
   if isinstance(field.default, tuple):
     kind = field.default[0] if field.default else ""
     if not isinstance(value, list | tuple) or not (value or field.empty):
-      listed = ", ".join(field.choices) or "numbers"
+      listed = ", ".join(field.choices) or ("texts" if kind == "" else "numbers")
       raise ValueError(f"config.{name}={value!r} must be a tuple of {listed}")
     for item in value:
       _value(name, item, dataclasses.replace(field, default=kind))
@@ -195,7 +195,7 @@ def _world(spec: dict[str, Any]) -> dict[str, Any]:
   name = spec.pop("name")
   module = worlds.find(name)
   accepted = {**lookup.keywords(module.problems), **lookup.keywords(module.demonstrations)}
-  for key in ("seed", "split", "start"):  # the run gives these
+  for key in ("seed", "split", "start", "draw"):  # the run gives these
     accepted.pop(key, None)
   for key in spec:
     if key not in accepted:

@@ -11,6 +11,9 @@ from larpo_jax import lookup
 from larpo_jax.data.lists import Ranked, Strategy
 from larpo_jax.data.noise import Noise
 
+# Where candidates come from: the policy's greedy answer and its samples, another policy, the people
+# who wrote the data set or the world's demonstrations, the world's solution.
+SOURCES = ("greedy", "self", "teacher", "human", "gold")
 REMEMBERED = {"none": 1, "previous": 2}  # rounds that a round learns from, its own among them
 
 
@@ -79,6 +82,21 @@ def widest(rounds: Mapping[str, Any], number: int) -> int:
   return max((len(places) for places, _ in found), default=0)
 
 
+def sources(rounds: Mapping[str, Any]) -> list[str]:
+  """Where each candidate of a prompt comes from, in their order."""
+  teacher = rounds["teacher"]
+  count = {
+    "greedy": int(rounds["greedy"]),
+    "self": rounds["candidates"] - rounds["greedy"],
+    "teacher": len(teacher["paths"]) * teacher["candidates"] if teacher else 0,
+    "human": rounds["human"],
+    "gold": int(rounds["gold"]),
+  }
+  return [source for source in SOURCES for _ in range(count[source])]
+
+
 def candidates(rounds: Mapping[str, Any]) -> int:
-  """Responses to a prompt that a round makes: sampled, and from elsewhere."""
-  return rounds["candidates"] + (rounds["gold"] or rounds["negatives"] != "sampled")
+  """Responses to a prompt that a round's lists are built of."""
+  if rounds["negatives"] != "sampled":
+    return 1 + rounds["candidates"]  # the best, and what another prompt was answered with
+  return sum(source in (rounds["prefer"] or SOURCES) for source in sources(rounds))

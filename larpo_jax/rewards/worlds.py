@@ -111,3 +111,11 @@ def bandit(prompts: list[str], responses: list[list[str]]) -> np.ndarray:
   Raises ValueError where a prompt is not one of that world's.
   """
   return _bandit.gold(prompts, responses)
+
+
+def arithmetic_answer(prompts: list[str], responses: list[list[str]]) -> np.ndarray:
+  """1 where the final answer is right, whatever the steps, else 0; float32 [B, K].
+
+  Raises ValueError where a prompt is not a problem of that world.
+  """
+  return _arithmetic.accuracy(prompts, responses)

@@ -1,7 +1,7 @@
 """Worlds: small tasks with exact checkers. A world is a module that holds these functions.
 
 tokenizer() · problems(count, *, seed, split, start, ...) · prompt(problem) ·
-demonstrations(count, *, seed, split, start, ...) · gold(prompts, responses) ·
+demonstrations(count, *, seed, split, start, draw, ...) · gold(prompts, responses) ·
 accuracy(prompts, responses) · answer(response)
 
 gold is the reward of each response, accuracy 1 where its final answer is right, else 0, float32
@@ -9,18 +9,23 @@ gold is the reward of each response, accuracy 1 where its final answer is right,
 are counted in a majority vote: None where there is none. Responses to a prompt with one answer have
 one accuracy.
 
-A world may have two more, which `rounds.gold` and `rounds.negatives="unrelated"` need:
-solution(prompt), its right answer, and unrelated(count, *, seed, split, start, ...), problems whose
-answers have another form.
+Demonstrations number start to start + count are answers to the problems of the same arguments;
+another `draw`, 0 by default, gives other answers to them.
 
-One whose answers are worked in steps has four, which `rounds.steps` and the evaluation's gold/steps
-need: steps(response), texts that joined are the response; first_wrong(prompt, response), the place
-of the first that is wrong or missing, None where the response is right; rewritten(prompt), the
-right answer of as many steps in another surface form; and progress(prompts, responses), the share
-of right steps before the first wrong one, like gold.
+A world may have more, which settings of the rounds need.
 
-Where a world has modes(prompt), the responses that are worth finding, the best one first, rounds
-say how many of them were.
+* gold: solution(prompt), its right answer.
+* negatives="unrelated": unrelated(count, *, seed, split, start, ...), problems whose answers have
+  another form.
+* styled: styled(response), the same in another surface style, and style(prompts, responses), how
+  much of each response is in it, [B, K] from 0 to 1.
+* steps, of answers that are worked in steps: steps(response), texts that joined are the response;
+  first_wrong(prompt, response), the place of the first that is wrong or missing, None where the
+  response is right; and progress(prompts, responses), the share of right steps before the first
+  wrong one, like gold. chosen="oracle" takes solution and styled.
+
+Where it has modes(prompt), the responses that are worth finding, the best one first, rounds say how
+many of them were.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ _NUMBER = r"(0|[1-9][0-9]{0,5})"  # ASCII digits, no leading zero, too short to 
 _PROMPT = re.compile(rf"{_NUMBER}((?:[-+*][0-9]){{1,{MAX_STEPS}}}):")
 _STEP = re.compile(rf" *{_NUMBER} *([-+*]) *([0-9]) *= *{_NUMBER} *")
 _ANSWER = re.compile(rf" *= *{_NUMBER} *")
+_SIGN = re.compile(r" *([-+*=]) *")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +125,24 @@ def solution(problem: Problem | str) -> str:
   return _worked(problem, problem.values)
 
 
+def styled(response: str) -> str:
+  """The same in another hand, "17 + 5 = 22" for "17+5=22", which `check` reads alike."""
+  return "\n".join(_SIGN.sub(r" \1 ", line).strip(" ") for line in response.split("\n"))
+
+
+def style(prompts: Iterable[str], responses: Iterable[list[str]]) -> np.ndarray:
+  """The share of each response's lines that have a space in them, float32 [B, K]."""
+  return np.array(
+    [[np.mean([" " in line for line in each.split("\n")]) for each in row] for row in responses],
+    np.float32,
+  )
+
+
 def demonstrations(
   count: int,
   *,
   seed: int,
+  draw: int = 0,
   slip: float = 0.3,
   hasty: float = 0.0,
   steps: int | tuple[int, int] = 3,
@@ -139,7 +154,7 @@ def demonstrations(
   Those are right, but more than a small model can do in its head. Of the others, which work step by
   step, a share `slip` goes wrong at one step: it is off by 1, 2 or 10, and what follows is worked
   faithfully from there, as a person would. So a model that learns from these has something left to
-  gain. Pure in (seed, index), like the problems.
+  gain. Pure in (seed, index), like the problems, and in draw: another one answers them anew.
   """
   for name, share in (("slip", slip), ("hasty", hasty)):
     if not 0 <= share <= 1:
@@ -147,7 +162,7 @@ def demonstrations(
   drawn = problems(count, seed=seed, steps=steps, split=split, start=start)
   result = []
   for index, problem in enumerate(drawn, start):
-    generator = np.random.default_rng([seed, index, 1])
+    generator = np.random.default_rng([seed, index, 1 + draw])
     slips = generator.random() < slip
     values = _slipped(problem, generator) if slips else problem.values
     worked = _worked(problem, values)
@@ -199,11 +214,6 @@ def first_wrong(prompt: str, response: str) -> int | None:
     return verdict.first_wrong
   stated = "".join(steps(response)[verdict.steps : verdict.steps + 1])
   return verdict.steps + (answer(stated) == str(problem.values[-1]))
-
-
-def rewritten(prompt: str) -> str:
-  """The solution in a form that demonstrations never have: spaces around the signs."""
-  return re.sub(r" ?([-+*=]) ?", r" \1 ", solution(prompt)).replace("\n ", "\n")
 
 
 def answer(response: str) -> str | None:
