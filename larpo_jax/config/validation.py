@@ -36,7 +36,7 @@ def validate(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
   for name, entry in FIELDS.items():
     if isinstance(entry, Spec):
       _spec(name, consistency.get(tree, name), entry)
-  _lists(tree["rounds"])
+  _tried(tree)
   complete = ml_collections.ConfigDict(tree)
   complete.lock()
   return complete
@@ -153,19 +153,21 @@ def _spec(name: str, spec: Any, entry: Spec) -> None:
     raise ValueError(f"config.{name}.beta={spec['beta']} must be above 0")
 
 
-def _lists(rounds: Mapping[str, Any] | None) -> None:
-  """Builds lists of made-up scores, so that a number out of range is said before any sampling."""
-  if rounds is None:
-    return
-  scores, noise = np.arange(2.0), grouping.noise(rounds["noise"])
-  tries: dict[str, Callable[[], Any]] = dict(lists=lambda: grouping.widest(rounds, 0))
-  if noise is not None:
-    tries["noise"] = lambda: noise(scores, scores, np.random.default_rng(0))
-  for name, build in tries.items():
+def _tried(tree: Mapping[str, Any]) -> None:
+  """Calls on next to nothing what a round calls, so that what is refused is said at once."""
+  rounds, reward, scores = tree["rounds"], tree["reward"], np.arange(2.0)
+  tries: dict[str, Callable[[], Any]] = {}
+  if reward is not None:
+    tries["reward"] = lambda: lookup.resolve(reward, "larpo_jax.rewards")([], [])
+  if rounds is not None:
+    tries["rounds.lists"] = lambda: grouping.widest(rounds, 0)
+    noise = grouping.noise(rounds["noise"]) or (lambda *_: None)
+    tries["rounds.noise"] = lambda: noise(scores, scores, np.random.default_rng(0))
+  for name, call in tries.items():
     try:
-      build()
+      call()
     except ValueError as error:
-      raise ValueError(f"config.rounds.{name}: {error}") from error
+      raise ValueError(f"config.{name}: {error}") from error
 
 
 def _arguments(name: str, spec: dict[str, Any], entry: Spec) -> dict[str, Any]:
