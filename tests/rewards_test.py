@@ -14,6 +14,7 @@ from larpo_jax import lookup
 from larpo_jax.rewards import rules, worlds
 from larpo_jax.worlds import arithmetic, attributes
 
+PROMPTS = {"attributes": "about fox moon, not rain, 6 words:", "bandit": "caaa:"}
 NEEDED = {"pattern": "a+", "answers": {"1+1:": "2"}}  # arguments without a default
 
 
@@ -25,7 +26,7 @@ def every_reward():
       function = getattr({"rules": rules, "worlds": worlds}[module], attribute)
       needed = {key: NEEDED[key] for key in lookup.keywords(function) if key in NEEDED}
       reward = lookup.resolve({"name": name, **needed}, "larpo_jax.rewards")
-      prompt = "about fox moon, not rain, 6 words:" if "attributes" in name else "1+1:"
+      prompt = next((text for part, text in PROMPTS.items() if part in name), "1+1:")
       found.append(pytest.param(reward, prompt, id=name))
   return found
 
@@ -41,6 +42,7 @@ def test_all_are_found():
     "worlds.arithmetic_proxy",
     "worlds.attributes",
     "worlds.attributes_proxy",
+    "worlds.bandit",
   }
 
 

@@ -103,6 +103,24 @@ def test_rounds_in_two_processes_stopped_once_are_those_of_one(tmp_path, cache):
 
 
 @pytest.mark.timeout(600)
+def test_what_is_novel_in_two_processes_is_novel_in_one(tmp_path, cache):
+  page = ["--config=experiments/copo/counts.py:smoke", "--config.supervised.shared=False"]
+  arguments = [*page, "--config.rounds.count=2", *SPLIT]
+  one = start(tmp_path / "one", *arguments, cache=cache, devices=2)
+  finished = finish_both(start_two(tmp_path / "two", *arguments, cache=cache))
+  assert [code for code, _ in finished] == [0, 0], finished
+  code, output = finish(one)
+  assert code == 0, output
+  same_run(tmp_path / "two", tmp_path / "one")
+  for name in ("0", "1"):
+    both = [tmp_path / run / "rounds" / name / "lists.jsonl" for run in ("two", "one")]
+    read = [list(map(json.loads, path.read_text().splitlines())) for path in both]
+    for found, wanted in zip(*read, strict=True):
+      np.testing.assert_allclose(found.pop("importance"), wanted.pop("importance"), rtol=1e-3)
+      assert found == wanted
+
+
+@pytest.mark.timeout(600)
 def test_pairs_with_adapters_and_a_cached_reference_in_two_processes(tmp_path, cache):
   checkpoint = tiny_checkpoint.make(tmp_path / "checkpoint")
   pairs = make_pairs(tmp_path / "pairs.jsonl", 20)  # the last batch is a short one

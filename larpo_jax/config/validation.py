@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import difflib
 import importlib
@@ -17,7 +17,7 @@ from larpo_jax import lookup, worlds
 from larpo_jax.config import consistency
 from larpo_jax.config.fields import FIELDS, Field, Free, Node, Spec
 from larpo_jax.config.redaction import flat, plain
-from larpo_jax.data import grouping, novelty
+from larpo_jax.data import novelty
 
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 
@@ -36,7 +36,7 @@ def validate(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
   for name, entry in FIELDS.items():
     if isinstance(entry, Spec):
       _spec(name, consistency.get(tree, name), entry)
-  _made_up(tree["rounds"])
+  _tried(tree)
   complete = ml_collections.ConfigDict(tree)
   complete.lock()
   return complete
@@ -153,24 +153,26 @@ def _spec(name: str, spec: Any, entry: Spec) -> None:
     raise ValueError(f"config.{name}.beta={spec['beta']} must be above 0")
 
 
-def _made_up(rounds: Mapping[str, Any] | None) -> None:
-  """Tries made-up scores, and no samples, so that a number out of range is said at once."""
-  if rounds is None:
-    return
+def _tried(tree: Mapping[str, Any]) -> None:
+  """Calls on next to nothing what a round calls, so that what is refused is said at once."""
   scores, rng = np.arange(2.0), np.random.default_rng(0)
   unseen = novelty.Sampled([], 1, lambda number: np.zeros((0, 1, 1)), 0)
-  tries: dict[str, Callable[[Any], Any]] = {
-    "lists": lambda _: grouping.widest(rounds, 0),
-    "noise": lambda spec: lookup.resolve(spec, "larpo_jax.data")(scores, scores, rng),
-    "novelty": lambda spec: lookup.resolve(spec, "larpo_jax.data")(unseen),
-    "curriculum": lambda spec: lookup.resolve(spec, "larpo_jax.data")(np.arange(1e3), rng),
+  given: dict[str, tuple[Any, ...]] = {
+    "reward": ([], []),
+    "rounds.lists": (scores, rng),
+    "rounds.noise": (scores, scores, rng),
+    "rounds.novelty": (unseen,),
+    "rounds.curriculum": (np.arange(1e3), rng),
   }
-  for name, attempt in tries.items():
+  for name, arguments in given.items():
+    spec, entry = consistency.get(tree, name), FIELDS[name]
+    # A checkpoint is read when it is needed.
+    if spec is None or "path" in spec or not isinstance(entry, Spec):
+      continue
     try:
-      if name == "lists" or rounds[name] is not None:
-        attempt(rounds[name])
+      lookup.resolve(spec, entry.package)(*arguments)
     except ValueError as error:
-      raise ValueError(f"config.rounds.{name}: {error}") from error
+      raise ValueError(f"config.{name}: {error}") from error
 
 
 def _arguments(name: str, spec: dict[str, Any], entry: Spec) -> dict[str, Any]:
