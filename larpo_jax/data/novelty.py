@@ -27,7 +27,7 @@ class Sampled(NamedTuple):
   """What has been sampled up to a round, the round's own last."""
 
   rounds: Sequence[Sequence[Tokens]]  # candidates, a row a prompt
-  count: int  # so many of a row were sampled, and come first
+  samples: int  # so many of a row were sampled, and come first
   encode: Callable[[int], np.ndarray]  # a round's number -> states of its candidates [N, K, D]
   seed: int
 
@@ -53,7 +53,7 @@ def counts(sampled: Sampled, *, exponent: float = 0.5, explored: str = "all") ->
     raise ValueError(f"exponent={exponent} must be at least 0: novelty falls as counts rise")
   taken = _explored(sampled, explored)
   found = Counter(
-    key for rows in sampled.rounds for row in rows for key in list(_keys(row))[: sampled.count]
+    key for rows in sampled.rounds for row in rows for key in list(_keys(row))[: sampled.samples]
   )
   return _each(sampled, lambda key: taken(key) * max(found[key], 1) ** -exponent)
 
@@ -89,13 +89,13 @@ def coin_flips(
       "below 1, the learning rate above 0, and the exponent at least 0"
     )
   taken = _explored(sampled, explored)
-  states = _standardised(list(map(sampled.encode, range(len(sampled.rounds)))), sampled.count)
+  states = _standardised(list(map(sampled.encode, range(len(sampled.rounds)))), sampled.samples)
   net: Any = None
   for number in list(range(len(states)))[-1 if reset else 0 :]:
     rng = np.random.default_rng([sampled.seed, number, 5])
-    x = states[number][:, : sampled.count].reshape(-1, states[number].shape[-1])
+    x = states[number][:, : sampled.samples].reshape(-1, states[number].shape[-1])
     net = _network(rng, x.shape[1], hidden, flips) if net is None else net
-    targets = rng.choice(np.float32([-1, 1]), (len(x), flips))
+    targets = rng.choice(np.array([-1, 1], np.float32), (len(x), flips))
     order = np.concatenate([_passed(rng, len(x), batch_size) for _ in range(epochs)])
     key = jax.random.key(int(rng.integers(2**31)))
     net = _learnt(net, x, targets, order, key, learning_rate, dropout)
