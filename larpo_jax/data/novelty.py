@@ -90,15 +90,13 @@ def coin_flips(
     )
   taken = _explored(sampled, explored)
   states = _standardised(list(map(sampled.encode, range(len(sampled.rounds)))), sampled.samples)
+  fit = functools.partial(
+    _fitted, hidden=hidden, epochs=epochs, batch_size=batch_size, how=(learning_rate, dropout)
+  )
   net: Any = None
   for number in list(range(len(states)))[-1 if reset else 0 :]:
     rng = np.random.default_rng([sampled.seed, number, 5])
-    x = states[number][:, : sampled.samples].reshape(-1, states[number].shape[-1])
-    net = _network(rng, x.shape[1], hidden, flips) if net is None else net
-    targets = rng.choice(np.array([-1, 1], np.float32), (len(x), flips))
-    order = np.concatenate([_passed(rng, len(x), batch_size) for _ in range(epochs)])
-    key = jax.random.key(int(rng.integers(2**31)))
-    net = _learnt(net, x, targets, order, key, learning_rate, dropout)
+    net = fit(net, states[number][:, : sampled.samples], flips, rng)
   bonus = lambda x: np.mean(np.square(_predicted(net, x)), axis=-1) ** exponent  # noqa: E731
   return [
     [[taken(key) * float(b) for key, b in zip(_keys(row), line)] for row, line in zip(rows, found)]
@@ -167,6 +165,25 @@ def _predicted(net: dict[str, Any], x: np.ndarray) -> np.ndarray:
   """f of states [N, K, D]: [N, K, flips]."""
   flat = _forward(net, jnp.asarray(x.reshape(-1, x.shape[-1])))
   return np.asarray(flat, np.float64).reshape(*x.shape[:-1], -1)
+
+
+def _fitted(
+  net: Any,
+  states: np.ndarray,
+  flips: int,
+  rng: np.random.Generator,
+  *,
+  hidden: int,
+  epochs: int,
+  batch_size: int,
+  how: tuple[float, float],
+) -> Any:
+  """The network after the samples of a round, states [N, K, D]; a new one where there is none."""
+  x = states.reshape(-1, states.shape[-1])
+  net = _network(rng, x.shape[1], hidden, flips) if net is None else net
+  targets = rng.choice(np.array([-1, 1], np.float32), (len(x), flips))
+  order = np.concatenate([_passed(rng, len(x), batch_size) for _ in range(epochs)])
+  return _learnt(net, x, targets, order, jax.random.key(int(rng.integers(2**31))), *how)
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6))
