@@ -17,7 +17,7 @@ def described(session: Session, number: int) -> dict[str, float]:
   """
   config = session.config
   world = None if config.world is None else worlds.find(config.world["name"])
-  if not hasattr(world, "modes"):
+  if world is None or not hasattr(world, "modes"):
     return {}
   sampled: dict[str, list[str]] = {}
   for earlier in range(number + 1):

@@ -27,7 +27,7 @@ class Sampled(NamedTuple):
   """What has been sampled up to a round, the round's own last."""
 
   rounds: Sequence[Sequence[Tokens]]  # candidates, a row a prompt
-  count: int  # so many of a row were sampled, and come first
+  samples: int  # so many of a row were sampled, and come first
   encode: Callable[[int], np.ndarray]  # a round's number -> states of its candidates [N, K, D]
   seed: int
 
@@ -53,7 +53,7 @@ def counts(sampled: Sampled, *, exponent: float = 0.5, explored: str = "all") ->
     raise ValueError(f"exponent={exponent} must be at least 0: novelty falls as counts rise")
   taken = _explored(sampled, explored)
   found = Counter(
-    key for rows in sampled.rounds for row in rows for key in list(_keys(row))[: sampled.count]
+    key for rows in sampled.rounds for row in rows for key in list(_keys(row))[: sampled.samples]
   )
   return _each(sampled, lambda key: taken(key) * max(found[key], 1) ** -exponent)
 
@@ -89,16 +89,14 @@ def coin_flips(
       "below 1, the learning rate above 0, and the exponent at least 0"
     )
   taken = _explored(sampled, explored)
-  states = _standardised(list(map(sampled.encode, range(len(sampled.rounds)))), sampled.count)
+  states = _standardised(list(map(sampled.encode, range(len(sampled.rounds)))), sampled.samples)
+  fit = functools.partial(
+    _fitted, hidden=hidden, epochs=epochs, batch_size=batch_size, how=(learning_rate, dropout)
+  )
   net: Any = None
   for number in list(range(len(states)))[-1 if reset else 0 :]:
     rng = np.random.default_rng([sampled.seed, number, 5])
-    x = states[number][:, : sampled.count].reshape(-1, states[number].shape[-1])
-    net = _network(rng, x.shape[1], hidden, flips) if net is None else net
-    targets = rng.choice(np.float32([-1, 1]), (len(x), flips))
-    order = np.concatenate([_passed(rng, len(x), batch_size) for _ in range(epochs)])
-    key = jax.random.key(int(rng.integers(2**31)))
-    net = _learnt(net, x, targets, order, key, learning_rate, dropout)
+    net = fit(net, states[number][:, : sampled.samples], flips, rng)
   bonus = lambda x: np.mean(np.square(_predicted(net, x)), axis=-1) ** exponent  # noqa: E731
   return [
     [[taken(key) * float(b) for key, b in zip(_keys(row), line)] for row, line in zip(rows, found)]
@@ -167,6 +165,25 @@ def _predicted(net: dict[str, Any], x: np.ndarray) -> np.ndarray:
   """f of states [N, K, D]: [N, K, flips]."""
   flat = _forward(net, jnp.asarray(x.reshape(-1, x.shape[-1])))
   return np.asarray(flat, np.float64).reshape(*x.shape[:-1], -1)
+
+
+def _fitted(
+  net: Any,
+  states: np.ndarray,
+  flips: int,
+  rng: np.random.Generator,
+  *,
+  hidden: int,
+  epochs: int,
+  batch_size: int,
+  how: tuple[float, float],
+) -> Any:
+  """The network after the samples of a round, states [N, K, D]; a new one where there is none."""
+  x = states.reshape(-1, states.shape[-1])
+  net = _network(rng, x.shape[1], hidden, flips) if net is None else net
+  targets = rng.choice(np.array([-1, 1], np.float32), (len(x), flips))
+  order = np.concatenate([_passed(rng, len(x), batch_size) for _ in range(epochs)])
+  return _learnt(net, x, targets, order, jax.random.key(int(rng.integers(2**31))), *how)
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6))
