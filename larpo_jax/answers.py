@@ -54,7 +54,7 @@ def sampled(
   Raises Preempted where the run is asked to stop.
   """
   rounds = session.config.rounds
-  draws, found = draws or _own(rounds), []
+  draws, found = draws or _own(rounds), list[Answered]()
   turn = _turn(prompts, 0 if rounds.prompt_split == "shared" else number, rounds.prompts)
   feed = batching.prompt_batches(
     turn, batch_size=rounds.batch_size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
@@ -169,7 +169,8 @@ def joined(parts: Sequence[Answered]) -> Answered:
   """The answers of several to one prompt."""
   together = lambda name: [value for part in parts for value in getattr(part, name)]  # noqa: E731
   lists = ("responses", "texts", "finished", "sources")
-  return parts[0]._replace(**{name: together(name) for name in lists})
+  changes: dict[str, Any] = {name: together(name) for name in lists}
+  return parts[0]._replace(**changes)
 
 
 def encoded(session: Session, text: str, end: int | None) -> np.ndarray:
@@ -207,6 +208,5 @@ def _told(
 
 def _from(each: Answered, source: str, responses: list[np.ndarray], texts: list[str]) -> Answered:
   """Other answers to a prompt, all from one source."""
-  count = len(texts)
-  lists = dict(finished=[True] * count, sources=[source] * count)
-  return each._replace(responses=responses, texts=texts, **lists)
+  finished, sources = [True] * len(texts), [source] * len(texts)
+  return each._replace(responses=responses, texts=texts, finished=finished, sources=sources)

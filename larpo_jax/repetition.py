@@ -33,7 +33,7 @@ def history(prompt: Array, mask: Array, response: Array, step: Array) -> History
   return History(
     jnp.concatenate([ids, response], axis=-1),
     jnp.concatenate([there, written], axis=-1),
-    prompt.shape[-1] + step,
+    prompt.shape[-1] + jnp.asarray(step),
   )
 
 

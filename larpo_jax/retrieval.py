@@ -73,7 +73,7 @@ def described(session: Session, number: int) -> dict[str, float]:
     "candidates/unique": float(np.mean([len(set(r["responses"])) / len(r["scores"]) for r in own])),
     "candidates/finished": float(np.mean([np.mean(row["finished"]) for row in own])),
     "candidates/tokens": float(sum(sum(row["lengths"]) for row in sampled)),
-    "candidates/separable": _separable(store.load(directory / "tokens")),
+    "candidates/separable": _separable(store.load(directory / "tokens")),  # type: ignore[arg-type]
   }
 
 
@@ -83,9 +83,9 @@ def _only(row: dict[str, Any], sources: Sequence[str]) -> dict[str, Any]:
   return {name: [row[name][i] for i in kept] for name in row if name != "prompt"}
 
 
-def _separable(pool: store.TokenizedData | None) -> float:
+def _separable(pool: store.TokenizedData) -> float:
   pairs = []
-  for tokens in pool or ():
+  for tokens in (pool[place] for place in range(len(pool))):
     best, worst = np.argmax(tokens.labels), np.argmin(tokens.labels)
     if tokens.labels[best] > tokens.labels[worst]:
       pairs.append((tokens.responses[best], tokens.responses[worst]))

@@ -17,6 +17,10 @@ def test_responses_of_one_kind_are_told_apart_by_chance(seed):
   assert abs(separability(*drawn(seed)) - 0.5) < 0.2  # 8 standard errors
 
 
+def test_what_is_learnt_by_heart_does_not_count(seed):
+  assert separability(*drawn(seed, pairs=40, tokens=250)) < 0.85  # 6 standard errors above chance
+
+
 def test_a_marker_gives_the_chosen_away(seed):
   chosen, rejected = drawn(seed)
   marked = [np.append(ids, 0) for ids in chosen]

@@ -193,6 +193,15 @@ def test_a_response_that_has_no_end_gets_none_with_its_style(run):
   assert unfinished
 
 
+def test_what_a_style_does_not_change_keeps_its_tokens(run):
+  here, _, _ = run(styled=("self",))
+  end = inputs.prompts(here).end
+  ids = np.asarray([here.tokenizer.pad_token_id] * 3, np.int32)  # said, and not in the text
+  row = [retrieval.Candidate(ids, "", "self", 0.0)]
+  ((found, *_),) = retrieval._styled(here, arithmetic.styled, row, end)
+  assert found.tolist() == ids.tolist()
+
+
 def test_a_style_changes_what_tells_chosen_from_rejected(run):
   sources = dict(human=1, gold=True, prefer=("gold", "human"))
   found = [
