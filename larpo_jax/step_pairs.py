@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from larpo_jax import stage, workdir, worlds
-from larpo_jax.answers import SAMPLED
 from larpo_jax.data import batching, problems, store
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.evaluators.generation import Evaluation
+from larpo_jax.responses import SAMPLED
 from larpo_jax.session import Session
 
 
