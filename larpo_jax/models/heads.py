@@ -10,7 +10,6 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from larpo_jax import sharding
 from larpo_jax.models import config as config_lib
@@ -92,7 +91,8 @@ def begin(
   draw = lambda key: _fresh(config, nnx.Rngs(params=key)).get_value()  # noqa: E731
   filled = {("transformer", *path): leaf for path, leaf in nnx.to_flat_state(body)}
   filled.pop(("transformer", "head"), None)
-  filled["score",] = shapes["score"].replace(jax.jit(draw, out_shardings=place)(key))
+  head = dict(nnx.to_flat_state(shapes))["score",]
+  filled["score",] = head.replace(jax.jit(draw, out_shardings=place)(key))
   return model, nnx.from_flat_state(filled), config
 
 
@@ -107,7 +107,8 @@ def save(directory: str | os.PathLike, params: nnx.State, config: Config, **opti
   settings = exporting.settings_of(config, architecture)
   settings["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.num_labels or 1)}
   settings["label2id"] = {label: int(i) for i, label in settings["id2label"].items()}
-  if settings.get("pad_token_id") in np.ravel(settings.get("eos_token_id")).tolist():
+  ends = settings.get("eos_token_id")
+  if settings.get("pad_token_id") in (ends if isinstance(ends, list) else [ends]):
     settings["pad_token_id"] = None
   exporting.write(directory, params, _tensors(config), settings, **options)
 
