@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from larpo_jax import inputs, responses, stage, workdir, worlds
+from larpo_jax import inputs, responders, stage, workdir, worlds
 from larpo_jax.data import problems, separability, store
 from larpo_jax.data.candidates import Tokens
-from larpo_jax.responses import Answered
+from larpo_jax.responders import Answered
 from larpo_jax.session import Session
 from larpo_jax.types import Reward
 
@@ -31,12 +31,12 @@ def retrieve(
   found = store.load(directory / "tokens")
   if found is not None:
     return found
-  taught = responses.taught(session, number, prompts)  # first: a wrong path is said soon
+  taught = responders.taught(session, number, prompts)  # first: a wrong path is said soon
   key = session.key(2, number)
-  answered = responses.sampled(session, params, number, prompts, key)
+  answered = responders.sampled(session, params, number, prompts, key)
   strangers = _strangers(session, params, number, answered)
-  given = responses.given(session, prompts, answered)
-  pool = [responses.joined(parts) for parts in zip(answered, *taught, *given)]
+  given = responders.given(session, prompts, answered)
+  pool = [responders.joined(parts) for parts in zip(answered, *taught, *given)]
   scores = _scored(session, reward, pool)
   rows = _candidates(session, pool, scores, strangers, reward, prompts.end)
   if jax.process_index() == 0:
@@ -99,7 +99,7 @@ def _strangers(
   rounds = session.config.rounds
   if rounds.negatives == "unrelated":
     prompts, key = inputs.unrelated(session), session.key(4, number)
-    return responses.sampled(session, params, number, prompts, key)
+    return responders.sampled(session, params, number, prompts, key)
   if rounds.negatives == "other_prompt":
     return [_other(answered, place) for place in range(len(answered))]
   return []
@@ -181,7 +181,7 @@ def _styled(
     text = style(one.text)
     chosen = one.source in styled or ("best" in styled and place == best)
     if chosen and text != one.text:
-      ids = responses.encoded(session, text, end if one.ids[-1] == end else None)
+      ids = responders.encoded(session, text, end if one.ids[-1] == end else None)
       one = one._replace(text=text, ids=ids)
     result.append(one)
   return result

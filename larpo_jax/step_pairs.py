@@ -18,7 +18,7 @@ from larpo_jax import stage, workdir, worlds
 from larpo_jax.data import batching, problems, store
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.evaluators.generation import Evaluation
-from larpo_jax.responses import SAMPLED
+from larpo_jax.responders import SAMPLED
 from larpo_jax.session import Session
 
 

@@ -17,7 +17,7 @@ FLOORS = [
   | {"objective", "tracking"},
   {"train_step", "micro_batches", "evaluators", "sampling", "estimate", "lanes", "vectorised"}
   | {"repetition"},
-  {"train", "session", "stage", "loop", "rounds", "retrieval", "responses", "difficulty"}
+  {"train", "session", "stage", "loop", "rounds", "retrieval", "responders", "difficulty"}
   | {"inputs", "evaluation", "pools", "pool_curves", "curves", "starts", "cost"}
   | {"novelty", "coverage", "pretrained", "step_pairs"},
   {"main", "inspect", "plan", "explain", "sweep", "report", "runs", "winrate"}

@@ -10,7 +10,7 @@ import pytest
 import tiny_rounds
 from tiny_rounds import PROMPTS, ROUNDS, StopsAt, lists
 
-from larpo_jax import inputs, loop, responses, retrieval, stage, worlds
+from larpo_jax import inputs, loop, responders, retrieval, stage, worlds
 from larpo_jax.data import batching
 from larpo_jax.rewards import rules
 from larpo_jax.rewards import worlds as rewards
@@ -220,7 +220,8 @@ def test_unrelated_negatives_are_answers_to_problems_of_another_form(run):
 
 def test_another_prompt_is_the_next_that_differs():
   asked = [
-    responses.Answered(n, np.zeros(1), question, [], [], [], []) for n, question in enumerate("aab")
+    responders.Answered(n, np.zeros(1), question, [], [], [], [])
+    for n, question in enumerate("aab")
   ]
   assert [retrieval._other(asked, place).row for place in range(3)] == [2, 2, 0]
   with pytest.raises(ValueError, match="needs two prompts that differ in a round"):
