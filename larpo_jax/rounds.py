@@ -162,7 +162,7 @@ def _write(
     for source, tokens, rng in _known(session, number, pools, importance):
       prompt, *texts = decode([tokens.prompt, *tokens.responses], skip_special_tokens=True)
       found = grouping.group(strategy, texts, tokens.labels, rng, dedupe=rounds.dedupe)
-      # A generator of its own, so that a noise which draws more leaves the lists as they are.
+      # A generator of its own: what a strategy draws is nothing to the judge.
       judged = grouping.judge(noise, found, tokens.labels, rng.spawn(1)[0])
       kept = [each for each in judged if not (rounds.agreed and each.misjudged)]
       for each in kept:

@@ -8,6 +8,11 @@ import threading
 import time
 from typing import NamedTuple
 
+from larpo_jax import lookup
+
+PROMPTS = ["p", "q"]
+RESPONSES = [["aaa", "a", "aa", "a"], ["b", "bbb", "", "bb"]]  # to `better(len)`, longer is better
+
 
 class Reply(NamedTuple):
   """What the server does with a request."""
@@ -52,6 +57,13 @@ def serving(replies):
     listening.shutdown()
     listening.server_close()
     thread.join()
+
+
+def asked_of(cache, server, name="pairwise", prompts=PROMPTS, responses=RESPONSES, **settings):
+  """The rewards that a server's judge gives."""
+  how = dict(url=server.url, model="m", backoff=0.0, cache=str(cache)) | settings
+  reward = lookup.resolve({"name": f"judge.{name}", **how}, "larpo_jax.rewards")
+  return reward(prompts, responses)
 
 
 def answers(question):

@@ -277,6 +277,15 @@ def test_noise_is_drawn_by_seed_round_and_place(judged, sampled):
   assert [row.labels for row in rows(rounds.build(later, 1, {1: sampled[2]}))] != labels
 
 
+def test_flips_do_not_depend_on_what_a_strategy_draws(judged):
+  found = []
+  for name in ("best_worst", "best_random"):  # one list a prompt, and the second draws it
+    _, data = judged(name, noise=flip(0.5), lists=dict(name=f"lists.{name}"))
+    found.append([row.labels[0] > row.labels[1] for row in rows(data)])
+  assert found[0] == found[1]
+  assert len(set(found[0])) == 2
+
+
 def test_lists_that_the_reward_contradicts_can_be_left_out(judged):
   _, all_of_them = judged("all", noise=flip(0.5))
   _, rest = judged("rest", noise=flip(0.5), agreed=True)
