@@ -165,10 +165,12 @@ def test_whole_answers_are_of_the_same_pairs(run, policy):
 
 
 def test_a_share_of_errors_is_located_too_late(run, policy):
-  found = {
-    share: told(run(name=f"{share}", continuations=2, misplaced=share)[0])
-    for share in (0.0, 0.25, 0.5)
-  }
+  found = {}
+  for share in (0.0, 0.25, 0.5):
+    here, data = run(name=f"{share}", continuations=2, misplaced=share)
+    found[share] = told(here)
+    written = [(line["prompt"], *line["responses"]) for line in found[share]]
+    assert said(here, data) == written, "the tokens are of the texts"
   moved = {
     share: {n for n, line in enumerate(lines) if line["located"] != line["first_wrong"]}
     for share, lines in found.items()
