@@ -65,7 +65,7 @@ def build(
   if found is not None:
     return found
   flawed = list(_flawed(session, pool))
-  pairs = _completed(session, number, params, flawed, pool)
+  pairs, tokens = _completed(session, number, params, flawed, pool)
   if not pairs:
     raise ValueError(
       f"in round {number} none of {len(flawed)} wrong answers has a right continuation: raise "
@@ -74,6 +74,7 @@ def build(
   pairs = _misplaced(session, number, pairs[: session.config.rounds.steps.pairs or None])
   if jax.process_index() == 0:
     report = problems.Report(f"round {number}", len(flawed), len(pairs))
+    report.notes["continuation_tokens"] = tokens
     with store.Writer(directory / "lists") as writer:
       lines = [_line(session, pair) for pair in pairs]
       for pair, line in zip(pairs, lines):
@@ -90,13 +91,18 @@ def described(
 ) -> dict[str, float]:
   """How many wrong answers and pairs a round has, and how likely the policy finds each side.
 
-  steps/chosen_logp and steps/rejected_logp are mean log-probs of whole responses in nats, under the
-  policy at the start of the round, before it learns from them.
+  steps/tokens is what was sampled beside the candidates. steps/chosen_logp and steps/rejected_logp
+  are mean log-probs of whole responses in nats, under the policy at the start of the round, before
+  it learns from them.
   """
   name = f"steps_{number}"
   numbers = stage.remembered(session, name, lambda: _likely(session, params, data))
-  counts = {"steps/wrong_answers": float(data.report.rows), "steps/pairs": float(len(data))}
-  return {**counts, **numbers}
+  return {
+    "steps/wrong_answers": float(data.report.rows),
+    "steps/pairs": float(len(data)),
+    "steps/tokens": float(data.report.notes["continuation_tokens"]),
+    **numbers,
+  }
 
 
 def _flawed(session: Session, pool: store.TokenizedData) -> Iterator[Pair]:
@@ -118,35 +124,37 @@ def _flawed(session: Session, pool: store.TokenizedData) -> Iterator[Pair]:
 
 def _completed(
   session: Session, number: int, params: Any, flawed: list[Pair], pool: store.TokenizedData
-) -> list[Pair]:
-  """Those with a right answer: the world's own, or the first of the policy's that has no error.
+) -> tuple[list[Pair], int]:
+  """Those with a right answer, and how many tokens were sampled to find them.
 
-  The paper's rule is a right final answer, then a filter of what is right by luck.
+  It is the world's own, or the first of the policy's that ends right without an error on the way:
+  the paper's rule is a right end, then a filter of what is right by luck. Where a right answer has
+  no step in the place of the wrong one, as it ends there, there is nothing to choose.
   """
   world = worlds.find(session.config.world["name"])
   if session.config.rounds.steps.chosen == "oracle":
-    return [
-      pair._replace(right=world.steps(world.styled(world.solution(pair.question))))
-      for pair in flawed
-    ]
+    answers, tokens = [[world.styled(world.solution(pair.question))] for pair in flawed], 0
+  else:
+    answers, tokens = _continued(session, number, params, flawed, pool)
   found = []
-  for pair, texts in zip(flawed, _continued(session, number, params, flawed, pool)):
-    answers = ("".join(pair.wrong[: pair.first]) + text for text in texts)
-    right = (
-      world.steps(each) for each in answers if world.first_wrong(pair.question, each) is None
-    )
-    found += [pair._replace(right=steps) for steps in [next(right, None)] if steps]
-  return found
+  for pair, texts in zip(flawed, answers):
+    right = (world.steps(text) for text in texts if world.first_wrong(pair.question, text) is None)
+    steps = next((steps for steps in right if len(steps) > pair.first), None)
+    if steps is not None:
+      found.append(pair._replace(right=steps))
+  return found, tokens
 
 
 def _continued(
   session: Session, number: int, params: Any, flawed: list[Pair], pool: store.TokenizedData
-) -> Iterator[list[str]]:
-  """What the policy writes after the right beginning of each wrong answer."""
+) -> tuple[list[list[str]], int]:
+  """The whole answers that the policy makes of each wrong one's right beginning; the tokens."""
+  if not flawed:
+    return [], 0
   rounds = session.config.rounds
   data = _Prefixes(session, flawed, pool.pad)
-  if not flawed:
-    return
+  answers: list[list[str]] = []
+  tokens = 0
   how = {name: rounds[name] for name in (*SAMPLED, "temperature")}
   how |= dict(candidates=rounds.steps.continuations, eos=pool.end, pad=pool.pad)
   feed = batching.prompt_batches(
@@ -160,8 +168,13 @@ def _continued(
       params, asked.prompt, asked.prompt_mask, session.key(8, number), rows=noise, **how
     )
     drawn, weight = stage.gathered((drawn, asked.weight))
+    tokens += int(drawn.mask[weight > 0].sum())
     texts = session.decode(drawn.response, drawn.mask)
-    yield from (texts[b] for b in np.flatnonzero(weight > 0))
+    for b in np.flatnonzero(weight > 0):
+      pair = flawed[len(answers)]
+      begun = "".join(pair.wrong[: pair.first])
+      answers.append([begun + text for text, done in zip(texts[b], drawn.finished[b]) if done])
+  return answers, tokens
 
 
 def _misplaced(session: Session, number: int, pairs: list[Pair]) -> list[Pair]:

@@ -125,6 +125,9 @@ def test_the_first_wrong_step_is_rejected_for_a_right_one_after_the_same_beginni
     assert (" " in better) == (chosen == "oracle")
   assert data.sources.tolist() == list(range(7, 7 + COUNT))
   assert len(policy) == (COUNT if chosen == "self" else 0)
+  rest = [len(arithmetic.solution(question)) - len(begun) + 1 for question, begun, _ in policy]
+  tokens = data.report.notes["continuation_tokens"]
+  assert tokens == sum(rest) + len("=77.") * len(policy), "end of sequence among them"
   assert [line["responses"] for line in told(here)] == [[*sides] for _, *sides in pairs]
 
 
@@ -140,6 +143,10 @@ def test_an_answer_that_is_right_or_cut_or_lacks_a_step_has_no_wrong_step(run, p
   short = "".join(arithmetic.steps(arithmetic.solution(second))[:-1])
   texts = {first: answers, second: [short], third: [arithmetic.solution(third)]}
   here, data = run(texts=texts, chosen="oracle")
+  more = {third: [f"{arithmetic.solution(third)}\n=1"]}  # where it is wrong a right one has ended
+  for steps in (dict(chosen="oracle"), dict(continuations=2)):
+    with pytest.raises(ValueError, match="none of 1 wrong answers"):
+      run(name="more", texts=more, **steps)
   assert [line["prompt"].partition(":")[0] + ":" for line in told(here)] == [first]
   assert data.report.rows == 1
   with pytest.raises(ValueError, match="none of 0 wrong answers"):
@@ -158,10 +165,12 @@ def test_whole_answers_are_of_the_same_pairs(run, policy):
 
 
 def test_a_share_of_errors_is_located_too_late(run, policy):
-  found = {
-    share: told(run(name=f"{share}", continuations=2, misplaced=share)[0])
-    for share in (0.0, 0.25, 0.5)
-  }
+  found = {}
+  for share in (0.0, 0.25, 0.5):
+    here, data = run(name=f"{share}", continuations=2, misplaced=share)
+    found[share] = told(here)
+    written = [(line["prompt"], *line["responses"]) for line in found[share]]
+    assert said(here, data) == written, "the tokens are of the texts"
   moved = {
     share: {n for n, line in enumerate(lines) if line["located"] != line["first_wrong"]}
     for share, lines in found.items()
@@ -231,6 +240,7 @@ def test_log_probs_are_of_the_steps_alone_under_the_policy_it_is_given(run, star
   sides = [numbers["steps/chosen_logp"], numbers["steps/rejected_logp"]]
   np.testing.assert_allclose(sides, wanted, rtol=1e-5)
   assert (numbers["steps/pairs"], numbers["steps/wrong_answers"]) == (len(data), COUNT)
+  assert numbers["steps/tokens"] == 0, "the oracle samples nothing"
   assert step_pairs.described(here, 0, None, data) == numbers, "remembered"
 
 

@@ -1,0 +1,50 @@
+r"""A proxy that likes the word "very": what becomes of the gold reward that it is near to.
+
+    python -m larpo_jax.sweep --config experiments/larpo/overoptimisation.py:cpu \
+      --workdir runs/overoptimisation --seeds 5
+    python -m larpo_jax.report runs/overoptimisation
+
+Scaling Laws for Reward Model Overoptimization (https://arxiv.org/abs/2210.10760): as a policy is
+optimised against a proxy, the proxy reward goes on to rise with the KL to the start, and the gold
+reward rises first and then falls. The paper's learned proxy is a noisy reading of a larger reward
+model; https://arxiv.org/abs/2406.02900 finds the same in DPO and its relatives. Here both rewards
+are exact: gold is of the attributes that a text is asked for, the proxy adds strength times the
+share of words that are "very", and noise that the text decides.
+
+For three topics and nine words, the text that a proxy of strength 1 likes best has all topics and a
+gold reward of 0.85; of strength 3, it is "very" and nothing else, and 0.37. strength 0 is the
+control: the same noise, and nothing to be misled by. Watch gold/reward, proxy/reward and kl from
+round to round, and their ends against beta. The world has a supervised stage of its own.
+
+Not yet measured here.
+"""
+
+from experiments import common
+
+
+def get_config(arg=""):
+  """The page, for an accelerator; `:cpu` for two cores, `:smoke` for seconds."""
+  config = common.arithmetic()
+  config.world = dict(name="attributes", topics=3, slip=0.7, very=0.1)
+  config.reward = dict(name="worlds.attributes_proxy", strength=1.0, noise=0.1)
+  config.data.max_response = 24
+  config.supervised.update(examples=32_000, steps=1000)
+  config.loss = dict(name="listwise.listmle", beta=0.1)
+  config.rounds = dict(count=6, prompts=2048, candidates=8, temperature=1.0, max_tokens=24)
+  config.rounds.update(batch_size=256, memory="none", steps_per_round=32)
+  config.data.batch_size = 64
+  config.optimizer.learning_rate = 3e-4
+  config.evaluate.rows = 1024
+  config.export = False
+  if arg == "cpu":
+    config.rounds.update(prompts=128, batch_size=128, steps_per_round=8)
+    config.data.batch_size = 16
+    config.evaluate.rows = 256
+  return common.smoke(config) if arg == "smoke" else config
+
+
+def sweep():
+  """How misleading the proxy is, by how far the policy may go."""
+  for strength in (0.0, 1.0, 3.0):
+    for beta in (0.03, 0.1, 0.3):
+      yield {"reward.strength": strength, "loss.beta": beta}
