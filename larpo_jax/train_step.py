@@ -174,7 +174,8 @@ def update(
 def synced(state: TrainState, sync: Sync) -> TrainState:
   """The state after a step, its reference updated where that is due."""
   share = jnp.where(state.step % sync.every == 0, sync.share, 0.0)
-  mixed = lambda old, new: old + (share * (new - old)).astype(old.dtype)  # noqa: E731
+  # In this form shares of 0 and 1 are exact: policy and reference are then one to the last bit.
+  mixed = lambda old, new: ((1 - share) * old + share * new).astype(old.dtype)  # noqa: E731
   reference = jax.tree.map(mixed, state.reference, state.params)
   return dataclasses.replace(state, reference=reference)
 

@@ -95,7 +95,7 @@ def test_the_longest_list_is_as_wide_as_is_said(name, seed):
   for count in (2, 3, 8, 17):
     rounds = dict(candidates=count, gold=False, negatives="sampled", lists=dict(name=name))
     rounds |= dict(memory="none", prompt_split="disjoint", greedy=False, human=0, prefer=())
-    rounds |= dict(teacher=None)
+    rounds |= dict(teacher=None, steps=None)
     scores = np.random.default_rng(seed).permutation(count).astype(float)
     assert grouping.widest(rounds, 3) == max(len(row.places) for row in built(name, scores, seed))
 

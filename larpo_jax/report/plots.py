@@ -58,7 +58,8 @@ def _arms(found: Findings, ranked: Sequence[str], directory: pathlib.Path) -> Pl
       axes.plot(each.contrast.difference, place, "o", color=colour)
     axes.set_yticks(range(len(shown)), [drawing.short(arm, 42) for arm in reversed(shown)])
     axes.set_ylim(-0.6, len(shown) - 0.4)
-    axes.set_xlabel(f"{words(found.metric)} minus the baseline's")
+    # From the right end: arms with long names leave no room for a label in the middle.
+    axes.set_xlabel(f"{words(found.metric)} minus the baseline's", loc="right")
     axes.locator_params(axis="x", nbins=5)
     caption = (
       "Difference to the baseline (square), its 95 % t interval over seeds, each seed's difference "

@@ -1,8 +1,8 @@
 r"""A proxy that likes the word "very": what becomes of the gold reward that it is near to.
 
-    python -m larpo_jax.sweep --config experiments/larpo/overoptimisation.py:cpu \
-      --workdir runs/overoptimisation --seeds 5
-    python -m larpo_jax.report runs/overoptimisation
+    python -m larpo_jax.sweep --config experiments/rewards/superficial_proxy.py:cpu \
+      --workdir runs/superficial_proxy --seeds 5
+    python -m larpo_jax.report runs/superficial_proxy
 
 Scaling Laws for Reward Model Overoptimization (https://arxiv.org/abs/2210.10760): as a policy is
 optimised against a proxy, the proxy reward goes on to rise with the KL to the start, and the gold
