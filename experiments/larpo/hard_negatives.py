@@ -1,6 +1,6 @@
 r"""LarPO's hard negatives: what the rejected response was written to, and how warm the sampler is.
 
-    python -m larpo_jax.sweep --config experiments/larpo/hard_negatives.py \
+    python -m larpo_jax.sweep --config experiments/larpo/hard_negatives.py:cpu \
       --workdir runs/hard_negatives --seeds 5
 
 LarPO (https://arxiv.org/abs/2502.03699), Fig. 4a, GSM8K accuracy after 0, 1, 2 and 3 rounds of DPO
@@ -16,7 +16,10 @@ is drawn among what earns less as an answer to this problem. "Unrelated" are the
 problems of two steps where the task has three: what this world has of another form, and nearer to
 the task than the paper's chat prompts are to GSM8K.
 
-Not yet measured here.
+Measured at `:cpu`, five seeds, 46 minutes on two busy CPU cores, most of them the supervised stages:
+reward of samples 0.40 at the start; 0.63 unrelated, 0.59 of another problem, 0.73 and 0.75 for own
+wrong samples at temperature 1 and 0.7. Own samples are harder and better than the others; the two
+of each kind were not told apart. docs/results.md has the table.
 """
 
 from experiments import common
