@@ -95,6 +95,21 @@ def test_the_first_sentence_is_the_answer(tmp_path):
   assert "One arm, nothing to compare" in report(sweep(tmp_path / "one", {"a": arms["a"]}))
 
 
+def test_the_first_sentence_says_what_the_baseline_alone_shows(tmp_path):
+  """Fewer comparisons share the 5 % with the baseline than with every other arm."""
+  spread = (-1.2, -0.6, 0.0, 0.6, 1.2)
+  around = lambda centre, scale, turn: {  # noqa: E731
+    seed: centre + scale * spread[(seed + turn) % 5] for seed in range(5)
+  }
+  arms = {"a": around(0.0, 0.0, 0), "b": around(0.2, 0.1075, 0)}
+  arms |= {"c": around(0.1, 0.3, 1), "d": around(0.1, 0.3, 2)}
+  p = statistics.contrast(arms["b"], arms["a"]).p
+  assert 0.05 / 6 < p < 0.05 / 3
+  said = report(sweep(tmp_path, arms)).split("\n\n")[1]
+  assert said.startswith("No best arm was shown: `loss=b` has the highest")
+  assert f"With the baseline alone, `loss=a`, it is shown: p = {3 * p:.2g}." in said
+
+
 def test_the_report_corrects_for_the_number_of_arms(tmp_path):
   values = {0: 0.1, 1: 0.2, 2: 0.35}
   arms = {"a": {0: 0.0, 1: 0.0, 2: 0.0}, "b": values, "c": values}

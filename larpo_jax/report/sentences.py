@@ -45,10 +45,19 @@ def answer(found: Findings) -> list[str]:
     ]
   else:
     said = [
-      f"No best arm was shown: {best} has the highest {metric}, {value}, but no difference to any "
-      f"other arm was shown, so it may be chance."
+      f"No best arm was shown: {best} has the highest {metric}, {value}, but where every two arms "
+      f"are compared no difference to another one is shown, so it may be chance."
+      f"{_than_the_baseline(found)}"
     ]
   return [*said, *_more_seeds(found, close), *_at_equal_kl(found), *_axes(found)]
+
+
+def _than_the_baseline(found: Findings) -> str:
+  """What the comparison with the baseline alone, which fewer others share 5 % with, shows of it."""
+  each = found.against.get(found.best)
+  if each is None or not shown(each.p):
+    return ""
+  return f" With the baseline alone, {code(found.baseline)}, it is shown: p = {each.p:.2g}."
 
 
 def _more_seeds(found: Findings, close: list[str]) -> list[str]:
