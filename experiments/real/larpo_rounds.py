@@ -14,7 +14,9 @@ reward model is a proxy of those, so look at both.
 LarPO: https://arxiv.org/abs/2502.03699, Algorithm 1. The control arm of the sweep is the best
 against the worst answer, iterative DPO; a prompt of several turns reaches the reward as one text.
 
-Not yet measured here.
+Measured once, seed 0, on two busy CPU cores in 8.5 minutes, with a checkpoint that knows next to
+nothing: the reward of samples went from -0.225 to -0.210 after a round, agreement with the human
+ranks of 28 unseen prompts from 0.500 to 0.524 after two. docs/results.md has more.
 """
 
 from experiments import common

@@ -17,7 +17,9 @@ Bradley-Terry as in https://arxiv.org/abs/2203.02155, Eq. 1. Of the sweep: centr
 (https://arxiv.org/abs/2312.09244) keeps scores of different prompts near 0, at 0.01 as TRL's
 documentation recommends; 0 is the control arm.
 
-Not yet measured here.
+Measured once, seed 0, from a checkpoint that knows next to nothing, on two busy CPU cores: held-out
+accuracy 0.547 before and 0.564 after for hh_rlhf_harmless (6 minutes), 0.505 and 0.596 for
+pandalm_pairs (3 minutes).
 """
 
 from experiments import common
