@@ -18,6 +18,7 @@ from larpo_jax import coverage, inputs, novelty, retrieval, rounds, stage, workd
 from larpo_jax.data import batching
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.rewards import rules
+from larpo_jax.train_step import TrainState
 
 COIN_FLIPS = dict(name="novelty.coin_flips", epochs=2, flips=4, hidden=8, batch_size=8)
 SPECS = dict(counts=dict(name="novelty.counts"), first=dict(name="novelty.first"))
@@ -37,7 +38,7 @@ def run(started, tmp_path, monkeypatch):
 
   def learn(session, name, params, data, **settings):
     given.append(data)
-    return jax.tree.map(lambda x: 0.9 * x, params)
+    return TrainState(jax.tree.map(lambda x: 0.9 * x, params), opt_state=None, step=0, skipped=0)
 
   monkeypatch.setattr(stage, "train", learn)
 
