@@ -154,7 +154,8 @@ def test_the_world_asks_its_own_unseen_problems_and_judges_the_answers(quick, mo
   assert not texts(asked) & texts(inputs.problems(here, "shown", 64, split="train"))
   found = evaluation.written(here, params, params).numbers
   assert found["kl"] == pytest.approx(0.0, abs=1e-4)
-  judged = {f"{of}gold/{name}" for of in ("", "sampled/") for name in ("reward", "accuracy")}
+  names = ("gold/reward", "gold/accuracy", "gold/steps", "style")
+  judged = {f"{of}{name}" for of in ("", "sampled/") for name in names}
   assert set(found) == judged | {"length", "finished", "kl", "kl_k3", "kl_stderr"}
   decode = type(here).decode
 

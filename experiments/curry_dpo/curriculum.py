@@ -14,7 +14,11 @@ all arms have the same samples and optimiser steps, and differ in one thing at a
 the order is that easy to hard beats the same pairs shuffled, and these the reverse, with the
 reference moving in all three. `sweep_difficulty` orders by other measures of difficulty.
 
-Pairs of one score are no pairs, so prompts with ties give fewer. Not yet measured here.
+Pairs of one score are no pairs, so prompts with ties give fewer.
+
+Measured at `:cpu`, five seeds, 8 minutes on two busy CPU cores: reward of samples 0.40 at the start;
+0.69 from easy to hard with a moving reference, 0.66 shuffled, 0.71 from hard to easy, 0.71 by the
+single pair with a fixed one. No two arms differ beyond chance. docs/results.md has the table.
 """
 
 from experiments import common
