@@ -16,7 +16,7 @@ reference moving in all three. `sweep_difficulty` orders by other measures of di
 
 Pairs of one score are no pairs, so prompts with ties give fewer.
 
-Measured at `:cpu`, five seeds, 8 minutes on two busy CPU cores: reward of samples 0.40 at the start;
+Measured at `:cpu`, five seeds, 8 minutes on two busy CPU cores. Reward of samples: 0.40 before;
 0.69 from easy to hard with a moving reference, 0.66 shuffled, 0.71 from hard to easy, 0.71 by the
 single pair with a fixed one. No two arms differ beyond chance. docs/results.md has the table.
 """
