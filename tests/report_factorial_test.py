@@ -1,12 +1,14 @@
 """Main effects and interactions against t tests, longhand analysis of variance, and simulation."""
 
 import itertools
+import json
 import pathlib
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from larpo_jax.report import __main__ as main
 from larpo_jax.report import factorial, statistics
 from larpo_jax.report.collect import Run
 
@@ -125,3 +127,22 @@ def test_certain_differences_are_certain():
     *(-0.5, 0.5),
     *(0.0, 0.0),
   ]
+
+
+def test_a_sequence_is_one_value_of_an_axis(tmp_path):
+  """As of rounds.prefer: a crossed sweep of sequences has its plots and its table."""
+  index = []
+  for number, (prefer, styled) in enumerate(itertools.product((["gold", "self"], []), ([], ["x"]))):
+    for seed in range(3):
+      name = f"{number}-{seed}"
+      run = tmp_path / name / "results"
+      run.mkdir(parents=True)
+      after = {"gold/reward": number + 0.1 * seed**2 + 0.01 * number**2 * seed}
+      (run / "summary.json").write_text(json.dumps({"before": {"gold/reward": 0}, "after": after}))
+      varies = dict(prefer=prefer, styled=styled)
+      index.append(dict(name=name, point=number, seed=seed, varies=varies))
+  (tmp_path / "sweep.json").write_text(json.dumps(index))
+  assert main.main([str(tmp_path)]) == 0
+  text = (tmp_path / "report.md").read_text()
+  assert "`prefer=none, styled=x`" in text
+  assert "| gold+self | none |" in text

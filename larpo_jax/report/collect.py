@@ -41,8 +41,9 @@ def runs(directory: str | os.PathLike) -> tuple[list[Run], list[str]]:
     if not summary(directory / row["name"]).exists():
       missing.append(row["name"])
       continue
-    arm = ", ".join(f"{key}={value}" for key, value in row["varies"].items()) or "all"
-    finished.append(run(directory / row["name"], arm, row["seed"], row["varies"]))
+    varies = {label: _plain(value) for label, value in row["varies"].items()}
+    arm = ", ".join(f"{label}={value}" for label, value in varies.items()) or "all"
+    finished.append(run(directory / row["name"], arm, row["seed"], varies))
   if not finished:
     raise ValueError(f"no run of {directory} has finished yet")
   return finished, missing
@@ -58,6 +59,11 @@ def run(directory: pathlib.Path, arm: str, seed: int, varies: Mapping[str, Any])
 def summary(directory: pathlib.Path) -> pathlib.Path:
   """Where a run's results are; it has finished when they are there."""
   return directory / "results" / "summary.json"
+
+
+def _plain(value: Any) -> Any:
+  """A sequence as one text, gold+greedy, as in the names of directories."""
+  return "+".join(map(str, value)) or "none" if isinstance(value, list) else value
 
 
 def read_json(path: pathlib.Path) -> Any:
