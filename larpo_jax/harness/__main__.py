@@ -1,6 +1,6 @@
 r"""`lm_eval`'s own command, with this library's models as "larpo_jax".
 
-    pip install 'larpo_jax[lm_eval]'
+    pip install 'larpo_jax[harness]'
     python -m larpo_jax.harness run --model larpo_jax --model_args pretrained=runs/mine/export \
       --tasks arc_easy --batch_size 16
 
@@ -20,7 +20,7 @@ from larpo_jax import compiler
 def main() -> int:
   """Runs the command; a user's mistake ends in one sentence and exit code 1."""
   if importlib.util.find_spec("lm_eval") is None:
-    print("larpo_jax: error: lm_eval is missing; pip install 'larpo_jax[lm_eval]'", file=sys.stderr)
+    print("larpo_jax: error: lm_eval is missing; pip install 'larpo_jax[harness]'", file=sys.stderr)
     return 1
   from lm_eval.__main__ import cli_evaluate
 
