@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 import synthetic_sweep
 
-from larpo_jax.report import findings, frontier, sentences, series
+from larpo_jax.report import drawing, findings, frontier, sentences, series
 
 
 def curve(reach, shape, points=5):
@@ -134,3 +134,16 @@ def test_seeds_that_stopped_early_count_where_they_are():
   np.testing.assert_allclose(band.mean, [2.0, 3.0, 3.0])
   assert np.isnan(band.low[2])
   assert not np.isnan(band.low[1])
+
+
+def test_labels_fit_and_tell_arms_apart_by_what_is_needed():
+  arms = [
+    "lists=a, loss=pairwise.dpo, beta=0.1",
+    "lists=a, loss=pairwise.ipo, delta=3",
+    "lists=b, x=1",
+  ]
+  assert drawing.labels(arms, 60) == {arm: arm for arm in arms}
+  assert list(drawing.labels(arms, 30).values()) == [
+    "lists=a, loss=pairwise.dpo", "lists=a, loss=pairwise.ipo", "lists=b",
+  ]  # fmt: skip
+  assert all(len(label) <= 20 for label in drawing.labels(arms, 20).values())

@@ -119,6 +119,26 @@ def short(text: str, most: int = 44) -> str:
   return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def labels(arms: Iterable[str], most: int = 44) -> dict[str, str]:
+  """arm -> a name that fits; where one is too long, without what is not needed to tell them apart.
+
+  An arm is `key=value, key=value`; a key goes from all of them, the last ones first.
+  """
+  rows = {arm: arm.split(", ") for arm in arms}
+  keys = dict.fromkeys(_key(part) for row in rows.values() for part in row)
+  for key in reversed(keys):
+    if all(len(", ".join(row)) <= most for row in rows.values()):
+      break
+    fewer = {arm: [part for part in row if _key(part) != key] for arm, row in rows.items()}
+    if all(fewer.values()) and len(set(map(tuple, fewer.values()))) == len(fewer):
+      rows = fewer
+  return {arm: short(", ".join(row), most) for arm, row in rows.items()}
+
+
+def _key(part: str) -> str:
+  return part.partition("=")[0]
+
+
 def chosen(ranked: Sequence[str], first: Iterable[str], order: Iterable[str]) -> list[str]:
   """The lines that are drawn: `first`, then the best ones, at most eight, in the sweep's order."""
   kept = set(list(dict.fromkeys([*first, *ranked]))[:MOST])

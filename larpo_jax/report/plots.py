@@ -56,7 +56,8 @@ def _arms(found: Findings, ranked: Sequence[str], directory: pathlib.Path) -> Pl
         ends = [each.prompts.low, each.prompts.high]
         axes.plot(ends, [place - 0.22] * 2, "-", color=drawing.PALETTE[4], lw=1.5)
       axes.plot(each.contrast.difference, place, "o", color=colour)
-    axes.set_yticks(range(len(shown)), [drawing.short(arm, 42) for arm in reversed(shown)])
+    names = drawing.labels(found.arms, 42)
+    axes.set_yticks(range(len(shown)), [names[arm] for arm in reversed(shown)])
     axes.set_ylim(-0.6, len(shown) - 0.4)
     # From the right end: arms with long names leave no room for a label in the middle.
     axes.set_xlabel(f"{words(found.metric)} minus the baseline's", loc="right")
@@ -73,6 +74,7 @@ def _arms(found: Findings, ranked: Sequence[str], directory: pathlib.Path) -> Pl
 def _frontier(found: Findings, lines: Sequence[str], directory: pathlib.Path) -> Plot:
   with drawing.styled("frontier"):
     figure, (axes,) = drawing.figure(height=3.6 + 0.16 * len(lines))
+    names = drawing.labels(found.arms)
     for index, arm in enumerate(lines):
       look = drawing.look(index)
       ways = [way for way in found.paths[arm].values() if way]
@@ -81,7 +83,7 @@ def _frontier(found: Findings, lines: Sequence[str], directory: pathlib.Path) ->
       lengths = {len(way) for way in ways}
       if len(lengths) == 1:  # the same rounds at all seeds: their mean is a path too
         middle = np.mean(ways, axis=0)
-        axes.plot(*middle.T, label=drawing.short(arm), markersize=6, linewidth=1.8, **look)
+        axes.plot(*middle.T, label=names[arm], markersize=6, linewidth=1.8, **look)
     axes.set_xlabel("KL to the start (nats)")
     axes.set_ylabel(words(found.metric))
     drawing.legend(figure, axes)

@@ -93,6 +93,7 @@ def _bands(axes: Axes, found: Findings, arms: Sequence[str], name: str, panel: P
   for run, each in zip(found.runs, found.series):
     if points := _of(each, name):
       by_arm.setdefault(run.arm, {})[run.seed] = series.change(points) if panel.changes else points
+  names = drawing.labels(found.arms)
   for index, arm in enumerate(arms):
     known = by_arm.get(arm, {})
     if panel.minus:
@@ -101,7 +102,7 @@ def _bands(axes: Axes, found: Findings, arms: Sequence[str], name: str, panel: P
     if known:
       band, look = series.band(list(known.values())), drawing.look(index)
       every = max(1, len(band.steps) // 8)
-      axes.plot(band.steps, band.mean, label=drawing.short(arm), markersize=4,
+      axes.plot(band.steps, band.mean, label=names[arm], markersize=4,
                 markevery=(index % every, every), **look)  # fmt: skip
       axes.fill_between(
         band.steps, band.low, band.high, color=look["color"], alpha=0.6 / (3 + len(arms)), lw=0
