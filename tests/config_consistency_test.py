@@ -89,6 +89,17 @@ def test_settings_of_steps_that_contradict_each_other():
     assert said in refused(tree)
 
 
+def test_settings_of_stages_that_contradict_each_other():
+  config = quickstart.get_config()
+  shuffled = dict(name="curriculum.shuffled", stages=3)
+  config.rounds.update(steps_per_round=2, curriculum=shuffled)
+  assert "steps_per_round=2 leaves some of 3 stages without a step" in refused(config)
+  config.rounds.steps_per_round = 3
+  config_lib.validate(config)
+  config.rounds.update(steps_per_round=-1, optimizer="kept")
+  assert "config.rounds.optimizer='kept' needs to know all steps" in refused(config)
+
+
 def test_a_reward_model_writes_nothing():
   config = common.base()
   config.model.path, config.data.train.path = "somewhere", "rows.jsonl"

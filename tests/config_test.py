@@ -166,7 +166,7 @@ def test_every_key_with_one_letter_changed_is_refused_with_the_right_one_named(s
       {"name": "curriculum.easy_to_hart"},
       "did you mean 'curriculum.easy_to_h",
     ),
-    ("rounds.curriculum", {"name": "curriculum.shuffled", "stages": 999}, "without a step"),
+    ("rounds.curriculum", {"name": "curriculum.shuffled", "stages": 0}, "stages=0 parts of"),
     ("reference.sync_share", 0.0, "must be above 0 and at most 1"),
     ("rounds.negatives", "others", "must be one of sampled, other_prompt, unrelated"),
     ("rounds.prefer", ("self", "peer"), "config.rounds.prefer='peer' must be one of greedy, self"),
