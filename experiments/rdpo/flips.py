@@ -17,9 +17,9 @@ rDPO is DPO less a linear term in the margin, so `sweep_beta` asks whether it le
 of reward against KL; `sweep_epsilon` is a rate that is not known; `sweep_steps` is what a loss
 without a lower bound does to pairs that are seen again and again.
 
-Measured at `:cpu`, eleven of the sweep's points, five seeds, on two busy CPU cores. Reward of samples:
-0.40 before; 0.65 by DPO on clean labels, 0.72 by DPO, cDPO and rDPO alike under 20 % flips; under
-40 % 0.48 by DPO, 0.46 by rDPO, 0.47 by cDPO. The claimed order did not show: docs/results.md.
+Measured at `:cpu`, eleven of the sweep's points, five seeds, on two busy CPU cores. Reward of
+samples: 0.40 before; 0.65 by DPO on clean labels, 0.72 by DPO, cDPO and rDPO alike under 20 %
+flips; under 40 % 0.48 by DPO, 0.46 by rDPO, 0.47 by cDPO. The claimed order did not show.
 """
 
 from experiments import common
