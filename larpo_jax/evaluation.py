@@ -59,7 +59,8 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
     name: getattr(world, judge) for name, judge in JUDGES.items() if hasattr(world, judge)
   }
   reward = session.config.reward
-  if reward is not None and _stands_in(reward.name, session.config.world["name"]):
+  found = reward and lookup.find(reward.name, "larpo_jax.rewards")
+  if getattr(found, "stands_in", False):
     judges["proxy/reward"] = lookup.resolve(reward, "larpo_jax.rewards")
   draw = functools.partial(session.sample, **inputs.ending(session, data))
   return generation.generation(
@@ -72,11 +73,6 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
     judges=judges,
     key=session.key(3),
   )
-
-
-def _stands_in(reward: str, world: str) -> bool:
-  """Whether a reward is a model's or a proxy of the world's own."""
-  return reward.startswith(("models.", "worlds.")) and reward != f"worlds.{world}"
 
 
 def ranked(session: Session, start: Any, params: Any) -> Evaluation:

@@ -101,7 +101,9 @@ def _learnt(
       course=course if rounds.optimizer == "kept" else None,
     )
     params = state.params
-    course = course._replace(done=course.done + steps, state=state.opt_state)
+    if rounds.optimizer == "kept":
+      course = course._replace(done=course.done + steps, state=state.opt_state)
+    del state  # its moments, which else would lie beside those of the next stage
   return params, course
 
 

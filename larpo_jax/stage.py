@@ -83,13 +83,7 @@ def train(
       if restored is not None and restored.step >= steps:
         return restored.state
     batches, live = _feed(session, fixed, data, kernels, batch_size)
-    parts: dict[str, Any] = dict(model=session.model, scorer=session.scorer, mesh=session.mesh)
-    parts |= dict(accumulation=config.accumulation, sync=sync)
-    if session.lanes is None:
-      step = train_step.make_train_step(loss=kernels, optimizer=chain, shardings=placed, **parts)
-    else:
-      specs: dict[str, Any] = dict(loss=loss, optimizer=optimizer, steps=course.total)
-      step = vectorised.step(session.lanes, **specs, **parts)
+    step = _step(session, loss, optimizer, course.total, chain=chain, sync=sync, placed=placed)
     return loop.fit(
       name,
       state,
@@ -106,6 +100,20 @@ def train(
     )
   finally:
     store.close()
+
+
+def _step(
+  session: Session, loss: Any, optimizer: Mapping[str, Any], steps: int,
+  *, chain: Any, sync: train_step.Sync | None, placed: Any,
+) -> Callable[..., Any]:  # fmt: skip
+  """The jitted step, of this run alone or of all lanes."""
+  parts: dict[str, Any] = dict(model=session.model, scorer=session.scorer, mesh=session.mesh)
+  parts |= dict(accumulation=session.config.accumulation, sync=sync)
+  if session.lanes is None:
+    kernels = objective.resolve(loss)
+    return train_step.make_train_step(loss=kernels, optimizer=chain, shardings=placed, **parts)
+  specs: dict[str, Any] = dict(loss=loss, optimizer=optimizer, steps=steps)
+  return vectorised.step(session.lanes, **specs, **parts)
 
 
 def _store(session: Session, name: str) -> Any:

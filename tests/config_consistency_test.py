@@ -119,13 +119,18 @@ def test_a_reward_model_writes_nothing():
 
 
 @pytest.mark.parametrize(
+  "reward",
+  [dict(name="models.pairwise", path="a"), dict(name="judge.pairwise", url="http://a", model="b")],
+  ids=["model", "judge"],
+)
+@pytest.mark.parametrize(
   "settings",
   [dict(gold=True), dict(negatives="other_prompt"), dict(memory="all", prompt_split="shared")],
 )
-def test_a_score_against_a_list_is_not_mixed_with_others(settings):
+def test_a_score_against_a_list_is_not_mixed_with_others(settings, reward):
   config = common.base()
   config.model.path, config.world = "somewhere", dict(name="arithmetic")
-  config.reward = dict(name="models.pairwise", path="elsewhere")
+  config.reward = dict(reward)
   config.rounds = dict(count=2, prompts=8, memory="all")
   config_lib.validate(config)
   config.rounds.update(settings)

@@ -68,6 +68,38 @@ def _seed_of(nodeid):
   return zlib.crc32(f"{SEED} {nodeid}".encode()) >> 1
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+  """A session with rounds, and its first parameters; for the tests of a module."""
+  import tiny_rounds
+
+  return tiny_rounds.start(tmp_path_factory.mktemp("session"))
+
+
+@pytest.fixture
+def run(started, tmp_path):
+  """The session in a workdir of its own, with settings of the rounds; and the parameters."""
+  import tiny_rounds
+
+  return lambda **settings: (tiny_rounds.placed(started[0], tmp_path, **settings), started[1])
+
+
+@pytest.fixture
+def learnt(monkeypatch):
+  """What each stage of a run was given to learn from; learning moves the parameters a little."""
+  from larpo_jax import stage, train_step
+
+  calls = []
+
+  def learn(session, name, params, data, **settings):
+    calls.append(dict(name=name, params=params, data=data, settings=settings))
+    moved = jax.tree.map(lambda x: 0.9 * x, params)
+    return train_step.TrainState(moved, opt_state=None, step=0, skipped=0)
+
+  monkeypatch.setattr(stage, "train", learn)
+  return calls
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_per_module():
   """Compiled programs hold memory maps, of which a process may have 65,530: 3,000 tests' worth."""

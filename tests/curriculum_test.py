@@ -13,37 +13,11 @@ from larpo_jax import difficulty, inputs, loop, optimizers, retrieval, rounds, s
 from larpo_jax.data import batching
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.rewards import rules
-from larpo_jax.train_step import TrainState
 
 BEFORE = {"gold/reward": 0.25}
 
 
 CURRY = dict(candidates=4, lists=dict(name="lists.best_each"), count=1)
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory):
-  """A session and its first parameters."""
-  return tiny_rounds.start(tmp_path_factory.mktemp("session"))
-
-
-@pytest.fixture
-def run(started, tmp_path):
-  """The session in a workdir of its own, with settings of the rounds; and the parameters."""
-  return lambda **settings: (tiny_rounds.placed(started[0], tmp_path, **settings), started[1])
-
-
-@pytest.fixture
-def learnt(monkeypatch):
-  """What each round of a run was given to learn from; learning moves the parameters a little."""
-  calls = []
-
-  def learn(session, name, params, data, **settings):
-    calls.append(dict(name=name, params=params, data=data, settings=settings))
-    return TrainState(jax.tree.map(lambda x: 0.9 * x, params), opt_state=None, step=0, skipped=0)
-
-  monkeypatch.setattr(stage, "train", learn)
-  return calls
 
 
 def stages_of(run, learnt, **settings):

@@ -15,7 +15,6 @@ from larpo_jax import inputs, lookup, retrieval, rounds, stage, writers
 from larpo_jax.data import batching, grouping, lists, noise, readers
 from larpo_jax.losses import _scores, listwise, pairwise, wrappers
 from larpo_jax.rewards import rules
-from larpo_jax.train_step import TrainState
 from larpo_jax.types import Batch, LogProbs
 
 NOISES = {f"noise.{name}": function for name, function in lookup.functions(noise).items()}
@@ -299,11 +298,10 @@ def test_lists_that_the_reward_contradicts_can_be_left_out(judged):
     judged("none", noise=flip(1.0), agreed=True)
 
 
-def test_the_row_of_a_round_tells_what_the_noise_changed(sampled, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("learnt")
+def test_the_row_of_a_round_tells_what_the_noise_changed(sampled, tmp_path):
   started, params, _ = sampled
   here = tiny_rounds.placed(started, tmp_path, noise=flip(1.0), count=2)
-  learnt = lambda session, name, params, *_, **__: TrainState(params, None, 0, 0)  # noqa: E731
-  monkeypatch.setattr(stage, "train", learnt)
   ask = functools.partial(stage.Evaluation, {"gold/reward": 0.5}, [])
   for _ in range(2):  # the second time as a run that goes on
     rounds.learn(

@@ -7,7 +7,6 @@ import zlib
 import jax
 import numpy as np
 import pytest
-import tiny_rounds
 from tiny_rounds import PROMPTS, ROUNDS, StopsAt, lists
 
 from larpo_jax import inputs, loop, responders, retrieval, stage, worlds
@@ -15,18 +14,6 @@ from larpo_jax.data import batching
 from larpo_jax.rewards import rules
 from larpo_jax.rewards import worlds as rewards
 from larpo_jax.worlds import arithmetic
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory):
-  """A session and its first parameters."""
-  return tiny_rounds.start(tmp_path_factory.mktemp("session"))
-
-
-@pytest.fixture
-def run(started, tmp_path):
-  """The session in a workdir of its own, with settings of the rounds; and the parameters."""
-  return lambda **settings: (tiny_rounds.placed(started[0], tmp_path, **settings), started[1])
 
 
 def test_lists_are_sampled_by_the_rounds_own_policy_and_scored_by_the_reward(run):

@@ -14,43 +14,29 @@ import pytest
 import tiny_rounds
 from tiny_rounds import PROMPTS, ROUNDS
 
-from larpo_jax import coverage, inputs, novelty, retrieval, rounds, stage, workdir
+from larpo_jax import coverage, inputs, novelty, retrieval, rounds, workdir
 from larpo_jax.data import batching
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.rewards import rules
-from larpo_jax.train_step import TrainState
 
 COIN_FLIPS = dict(name="novelty.coin_flips", epochs=2, flips=4, hidden=8, batch_size=8)
 SPECS = dict(counts=dict(name="novelty.counts"), first=dict(name="novelty.first"))
 SPECS |= dict(coin_flips=COIN_FLIPS)
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory):
-  """A session and its first parameters."""
-  return tiny_rounds.start(tmp_path_factory.mktemp("session"))
-
-
 @pytest.fixture
-def run(started, tmp_path, monkeypatch):
+def run(started, tmp_path, learnt):
   """What each round of a run learns from, where learning moves the parameters a little."""
-  given = []
-
-  def learn(session, name, params, data, **settings):
-    given.append(data)
-    return TrainState(jax.tree.map(lambda x: 0.9 * x, params), opt_state=None, step=0, skipped=0)
-
-  monkeypatch.setattr(stage, "train", learn)
 
   def run(name="run", **settings):
     found, params = started
     here = tiny_rounds.placed(found, tmp_path / name, **settings)
     (tmp_path / name).mkdir(exist_ok=True)
-    given.clear()
+    learnt.clear()
     asked = inputs.prompts(here)
     answer = lambda params: Evaluation({"gold/reward": 0.0}, [])  # noqa: E731
     rounds.learn(here, params, asked, rules.brevity, before={"gold/reward": 0.0}, evaluate=answer)
-    return here, list(given)
+    return here, [call["data"] for call in learnt]
 
   return run
 

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import pathlib
-import types
 
 import jax
 import jax.numpy as jnp
@@ -135,8 +134,7 @@ def test_a_model_that_is_the_reward_judges_beside_the_world(quick, monkeypatch):
   here, params = quick
   config = here.config.copy_and_resolve_references().unlock()
   config.reward = dict(name="models.scalar", path="somewhere")
-  found_by_name = types.SimpleNamespace(resolve=lambda spec, package: rules.brevity)
-  monkeypatch.setattr(evaluation, "lookup", found_by_name)
+  monkeypatch.setattr(evaluation.lookup, "resolve", lambda spec, package: rules.brevity)
   found = evaluation.written(here, params, params)
   more = evaluation.written(dataclasses.replace(here, config=config), params, params)
   proxy = {"proxy/reward", "sampled/proxy/reward"}

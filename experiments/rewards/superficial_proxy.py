@@ -20,26 +20,17 @@ Not yet measured here.
 """
 
 from experiments import common
+from experiments.larpo import objectives
 
 
 def get_config(arg=""):
-  """The page, for an accelerator; `:cpu` for two cores, `:smoke` for seconds."""
-  config = common.arithmetic()
+  """The page; `:cpu` as in objectives.py, `:smoke` for seconds."""
+  config = objectives.get_config(arg)
   config.world = dict(name="attributes", topics=3, slip=0.7, very=0.1)
   config.reward = dict(name="worlds.attributes_proxy", strength=1.0, noise=0.1)
   config.data.max_response = 24
   config.supervised.update(examples=32_000, steps=1000)
-  config.loss = dict(name="listwise.listmle", beta=0.1)
-  config.rounds = dict(count=6, prompts=2048, candidates=8, temperature=1.0, max_tokens=24)
-  config.rounds.update(batch_size=256, memory="none", steps_per_round=32)
-  config.data.batch_size = 64
-  config.optimizer.learning_rate = 3e-4
-  config.evaluate.rows = 1024
-  config.export = False
-  if arg == "cpu":
-    config.rounds.update(prompts=128, batch_size=128, steps_per_round=8)
-    config.data.batch_size = 16
-    config.evaluate.rows = 256
+  config.rounds.update(count=6, max_tokens=24)
   return common.smoke(config) if arg == "smoke" else config
 
 

@@ -36,35 +36,21 @@ XPO = {"loss": {"name": "exploration.xpo", "beta": 0.1, "alpha": 1e-5}, "rounds.
 
 def get_config(arg=""):
   """The page, for an accelerator; `:cpu` for two cores, `:smoke` for seconds."""
-  config = common.base()
+  config = common.arithmetic()
   config.world = dict(name="bandit", rare=1e-3)
   config.reward = dict(name="worlds.bandit")
-  config.model.shape = dict(
-    model_type="llama",
-    hidden_size=64,
-    intermediate_size=192,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    tie_word_embeddings=True,
-    initializer_range=0.05,
-  )
+  config.model.shape.update(hidden_size=64, intermediate_size=192)
   config.data.max_prompt = config.data.max_response = 8
-  config.data.shapes = config.data.rooms = 1
-  config.supervised = dict(examples=25_600, steps=400, batch_size=64, learning_rate=3e-3)
-  config.supervised.shared = True
+  config.supervised.update(examples=25_600, steps=400, batch_size=64)
 
   config.loss = dict(name="pairwise.dpo", beta=0.01)
   config.rounds = dict(count=5, prompts=1024, candidates=8, temperature=1.0, max_tokens=4)
   config.rounds.update(batch_size=256, greedy=True, dedupe=True, steps_per_round=32)
   config.rounds.novelty = dict(name="novelty.first")
   config.data.batch_size = 64
-  config.optimizer.schedule = "cosine"
-  config.optimizer.b2 = 0.98
   config.optimizer.learning_rate = 3e-4
   config.evaluate.rows = 1024
   config.export = False
-  config.log_every = 1
   if arg == "cpu":
     config.rounds.update(prompts=256, steps_per_round=16)
     config.data.batch_size = 32

@@ -113,14 +113,13 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
       f"config.rounds.novelty is of what was sampled to the prompt, and rounds.negatives="
       f"{rounds['negatives']!r} keeps only the best of it: set it to 'sampled', or novelty to None"
     )
-  if (tree["reward"] or {}).get("name") == "models.pairwise":
-    joined = rounds["prompt_split"] == "shared" and rounds["memory"] != "none"
-    if rounds["gold"] or rounds["negatives"] != "sampled" or joined:
-      yield (
-        "config.reward=models.pairwise scores a response against its list: what joins the list "
-        "later has no such score, so set rounds.gold=False, rounds.negatives='sampled', and "
-        "rounds.memory='none' where prompts are shared"
-      )
+  joined = rounds["prompt_split"] == "shared" and rounds["memory"] != "none"
+  if _compares(tree["reward"]) and (rounds["gold"] or rounds["negatives"] != "sampled" or joined):
+    yield (
+      f"config.reward={tree['reward']['name']} scores a response against its list: what joins the "
+      "list later has no such score, so set rounds.gold=False, rounds.negatives='sampled', and "
+      "rounds.memory='none' where prompts are shared"
+    )
   for setting, needs, function in (
     ("gold", rounds["gold"], "solution"),
     ("negatives", rounds["negatives"] == "unrelated", "unrelated"),
@@ -149,6 +148,16 @@ def _sources(rounds: Mapping[str, Any]) -> Iterator[str]:
       f"config.rounds.prefer is between answers to the prompt, and config.rounds.negatives="
       f"{rounds['negatives']!r} puts another prompt's in their place: drop one"
     )
+
+
+def _compares(reward: Any) -> bool:
+  """Whether the reward of a response depends on its list; a wrong one is said by its own check."""
+  try:
+    return reward is not None and hasattr(
+      lookup.find(reward["name"], "larpo_jax.rewards"), "compares"
+    )
+  except (TypeError, KeyError, ValueError):
+    return False
 
 
 def _steps(tree: Mapping[str, Any]) -> Iterator[str]:

@@ -124,6 +124,9 @@ def pairwise(
   return ((wins.sum(-1) - 0.5) / max(size - 1, 1)).astype(np.float32)  # less that against itself
 
 
+pairwise.compares = True  # type: ignore[attr-defined]
+
+
 def pointwise(
   prompts: list[str],
   responses: list[list[str]],

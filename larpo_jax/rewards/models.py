@@ -67,6 +67,9 @@ def scalar(
   return found.reshape(len(prompts), -1)
 
 
+scalar.stands_in = True  # type: ignore[attr-defined]
+
+
 def pairwise(
   prompts: list[str],
   responses: list[list[str]],
@@ -112,6 +115,9 @@ def pairwise(
     found[place] = np.sum(ahead - ahead.T, axis=1) / 2 / max(count - 1, 1)
     start += count * (count - 1)
   return found
+
+
+pairwise.compares = True  # type: ignore[attr-defined]
 
 
 def _check(prompts: list[str], responses: list[list[str]], batch_size: int) -> None:

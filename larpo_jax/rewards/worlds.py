@@ -46,6 +46,9 @@ def arithmetic_proxy(
   return _liked(gold, prompts, responses, styles[likes], strength, noise)
 
 
+arithmetic_proxy.stands_in = True  # type: ignore[attr-defined]
+
+
 def attributes(prompts: list[str], responses: list[list[str]]) -> np.ndarray:
   """The gold reward of `worlds.attributes`, float32 [B, K] in [0, 1].
 
@@ -65,6 +68,9 @@ def attributes_proxy(
   gold = _attributes.gold(prompts, responses)
   showy = lambda prompt, text: _attributes.showiness(text)  # noqa: E731
   return _liked(gold, prompts, responses, showy, strength, noise)
+
+
+attributes_proxy.stands_in = True  # type: ignore[attr-defined]
 
 
 def _liked(

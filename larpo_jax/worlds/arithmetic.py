@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 import dataclasses
 import re
-from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from larpo_jax.worlds import _splits, _tokenizers
+from larpo_jax.worlds._demonstrations import Demonstration
 
 LIMIT = 100  # every value is below this
 MAX_STEPS = 16
@@ -49,13 +49,6 @@ class Problem:
     for operator, operand in self.operations:
       values.append(_apply(values[-1], operator, operand))
     return tuple(values)
-
-
-class Demonstration(NamedTuple):
-  """A prompt and an answer to learn from."""
-
-  prompt: str
-  response: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from larpo_jax.worlds import _splits, _tokenizers
+from larpo_jax.worlds._demonstrations import Demonstration
 
 SPLITS = _splits.SPLITS
 NOUNS = (
@@ -47,13 +48,6 @@ class Problem:
   topics: tuple[str, ...]
   forbidden: str
   length: int
-
-
-class Demonstration(NamedTuple):
-  """A prompt and a text to learn from."""
-
-  prompt: str
-  response: str
 
 
 class Attributes(NamedTuple):

@@ -15,16 +15,16 @@ for each of the eight first letters.
 from __future__ import annotations
 
 from collections.abc import Iterable
-import hashlib
 import re
-from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from larpo_jax.worlds import _splits, _tokenizers
+from larpo_jax.worlds._demonstrations import Demonstration
+
 LETTERS = "abcdefgh"
-SPLITS = ("test", "validation", "train")  # a tenth, a tenth, and the rest
+SPLITS = _splits.SPLITS
 BEST, COMMON = 5, (0, 1, 2)  # arms, in letters after the context's first
 SHARES = (0.5, 0.3, 0.2)  # of the demonstrations of a common mode, by COMMON
 REWARDS = {0: 0.3, 1: 0.4, 2: 0.5, BEST: 1.0}  # of an arm whose other letters are right
@@ -34,30 +34,19 @@ _PROMPT = re.compile(rf"[{LETTERS}]{{4}}:")
 _RESPONSE = re.compile(rf"[{LETTERS}]{{3}}")
 
 
-class Demonstration(NamedTuple):
-  """A prompt and an answer to learn from."""
-
-  prompt: str
-  response: str
-
-
 def problems(count: int, *, seed: int, split: str = "train", start: int = 0) -> list[str]:
   """Contexts number start to start + count of an endless list that depends on the seed alone.
 
   No context is in two splits: its own hash says which one it belongs to. Raises ValueError on an
   unknown split and on a negative seed, count or start.
   """
-  if split not in SPLITS:
-    raise ValueError(f"no split {split!r}; there are: {', '.join(SPLITS)}")
-  if min(seed, count, start) < 0:
-    raise ValueError(f"seed={seed}, count={count}, start={start}: none of them can be negative")
+  _splits.check(seed, count, start, split)
   return [_context(seed, index, split) for index in range(start, start + count)]
 
 
 def split_of(context: str) -> str:
   """The split that a context belongs to, by its hash."""
-  digest = hashlib.blake2b(context.encode(), digest_size=4).digest()
-  return SPLITS[min(int.from_bytes(digest) % 10, 2)]
+  return _splits.split_of(context)
 
 
 def prompt(problem: str) -> str:
@@ -120,19 +109,7 @@ def accuracy(prompts: Iterable[str], responses: Iterable[list[str]]) -> np.ndarr
 
 def tokenizer() -> PreTrainedTokenizerFast:
   """One token a letter, and the colon, with <pad>, <eos> and <unk>; made here, no file needed."""
-  special = ["<pad>", "<eos>", "<unk>"]
-  vocabulary = {token: index for index, token in enumerate([*special, *LETTERS, ":"])}
-  characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-  characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-  characters.decoder = decoders.Fuse()
-  return PreTrainedTokenizerFast(
-    tokenizer_object=characters,
-    pad_token="<pad>",
-    eos_token="<eos>",
-    unk_token="<unk>",
-    clean_up_tokenization_spaces=False,
-    model_max_length=64,
-  )
+  return _tokenizers.whole([*LETTERS, ":"], r"[\s\S]")
 
 
 def _context(seed: int, index: int, split: str) -> str:
