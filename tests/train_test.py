@@ -134,7 +134,8 @@ def test_a_model_that_is_the_reward_judges_beside_the_world(quick, monkeypatch):
   here, params = quick
   config = here.config.copy_and_resolve_references().unlock()
   config.reward = dict(name="models.scalar", path="somewhere")
-  monkeypatch.setattr(evaluation.lookup, "resolve", lambda spec, package: rules.brevity)
+  by_name = types.SimpleNamespace(resolve=lambda *_: rules.brevity, find=evaluation.lookup.find)
+  monkeypatch.setattr(evaluation, "lookup", by_name)
   found = evaluation.written(here, params, params)
   more = evaluation.written(dataclasses.replace(here, config=config), params, params)
   proxy = {"proxy/reward", "sampled/proxy/reward"}
