@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
