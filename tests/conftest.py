@@ -94,7 +94,7 @@ def learnt(monkeypatch):
   def learn(session, name, params, data, **settings):
     calls.append(dict(name=name, params=params, data=data, settings=settings))
     moved = jax.tree.map(lambda x: 0.9 * x, params)
-    return train_step.TrainState(moved, opt_state=None, step=0, skipped=0)
+    return train_step.TrainState(moved, opt_state=f"moments of {name}", step=0, skipped=0)
 
   monkeypatch.setattr(stage, "train", learn)
   return calls

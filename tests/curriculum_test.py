@@ -90,6 +90,23 @@ def test_difficulty_is_what_it_says_of_chosen_and_rejected(run, learnt):
     ask("score_gap")
 
 
+@pytest.mark.parametrize("optimizer", ["kept", "reset"])
+def test_the_stages_of_all_rounds_are_one_course_or_each_its_own(optimizer, run, learnt):
+  shuffled = dict(name="curriculum.shuffled", stages=2)
+  settings = dict(count=2, steps_per_round=5, curriculum=shuffled, optimizer=optimizer)
+  here, params = run(**settings)
+  prompts, answer = inputs.prompts(here), Evaluation(BEFORE, [])
+  rounds.learn(here, params, prompts, rules.brevity, before=BEFORE, evaluate=lambda _: answer)
+  given = [call["settings"]["course"] for call in learnt]
+  if optimizer == "reset":
+    assert given == [None] * 4
+  else:
+    names = [call["name"] for call in learnt]
+    states = [None, *(f"moments of {name}" for name in names[:-1])]
+    done = zip((0, 2, 5, 7), states, strict=True)
+    assert given == [stage.Course(10, steps, state) for steps, state in done]
+
+
 def test_a_kept_optimizer_goes_on_where_the_last_round_left_it(run):
   """Two rounds that learn the same lists are one stage of as many steps."""
   same = dict(steps_per_round=3, optimizer="kept", count=2)

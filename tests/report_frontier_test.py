@@ -147,3 +147,5 @@ def test_labels_fit_and_tell_arms_apart_by_what_is_needed():
     "lists=a, loss=pairwise.dpo", "lists=a, loss=pairwise.ipo", "lists=b",
   ]  # fmt: skip
   assert all(len(label) <= 20 for label in drawing.labels(arms, 20).values())
+  same = [f"lists=something.long, beta={beta}" for beta in (0.1, 0.2)]
+  assert list(drawing.labels(same, 12).values()) == ["beta=0.1", "beta=0.2"]

@@ -89,6 +89,7 @@ def test_the_first_sentence_is_the_answer(tmp_path):
   assert close.split("\n\n")[1].startswith("Use `loss=b`, or `loss=d`:")
   same = report(sweep(tmp_path / "same", {"a": arms["a"], "c": arms["c"]}))
   assert same.split("\n\n")[1].startswith("No best arm was shown: `loss=c` has the highest")
+  assert "With the baseline alone" not in same
   alone = report(sweep(tmp_path / "alone", {"a": {0: 0.5}, "b": {0: 0.9}}))
   assert "may be chance: run the sweep again with --seeds 5" in alone
   assert "of one seed: nothing is certain" in alone
