@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import shutil
+import types
 
 from flax import nnx
 import jax
@@ -129,6 +130,20 @@ SAMPLED = [
   [("bgac:", ["bac", "bac", "cac"]), ("hhhh:", ["ahh", "abc", ""])],
   [("bgac:", ["gac", "bac", "dac"])],
 ]
+
+
+def test_a_strategy_sees_each_round_of_its_own_under_the_start(started, tmp_path, monkeypatch):
+  here = tiny_rounds.placed(started[0], tmp_path, novelty=dict(name="novelty.counts"))
+  params, prompts = started[1], inputs.prompts(here)
+  pools = [retrieval.retrieve(here, params, n, prompts, rules.brevity) for n in range(2)]
+  by_name = types.SimpleNamespace(resolve=lambda *_: lambda sampled: sampled)
+  monkeypatch.setattr(novelty, "lookup", by_name)
+  sampled = novelty.importance(here, pools, params)
+  for number, pool in enumerate(pools):
+    assert [repr(row) for row in sampled.rounds[number]] == [repr(row) for row in rows(pool)]
+    found = sampled.encode(number)
+    np.testing.assert_array_equal(found, novelty.states(here, params, pool))
+  assert np.any(sampled.encode(0) != sampled.encode(1))
 
 
 def test_coverage_is_of_all_samples_up_to_a_round(started, tmp_path):
