@@ -9,7 +9,7 @@ import pytest
 import tiny_checkpoint
 from whole_runs import QUICK, candidates, finish, make_pairs, real, start, start_two, weights
 
-from larpo_jax import preemption
+from larpo_jax import preemption, worlds
 
 # Both devices hold halves of the weights; so large an eps that rounding decides no Adam step.
 SPLIT = ["--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.optimizer.eps=1e-4"]
@@ -31,6 +31,16 @@ def spy(event, arguments):
 if os.environ["JAX_PROCESS_ID"] == "1":
   sys.addaudithook(spy)
 runpy.run_module("larpo_jax.main", run_name="__main__", alter_sys=True)
+"""
+# Single steps, from the easy to the hard, where a teacher answers, too.
+TAUGHT = """
+from experiments.step_dpo import chains
+def get_config(arg=""):
+  config = chains.get_config(arg)
+  config.rounds.teacher = dict(paths=("{teacher}",), candidates=2)
+  config.rounds.curriculum = dict(name="curriculum.easy_to_hard", stages=2)
+  config.rounds.update(difficulty="logp_gap", batch_size=2, steps_per_round=4)
+  return config
 """
 
 
@@ -104,19 +114,35 @@ def test_rounds_in_two_processes_stopped_once_are_those_of_one(tmp_path, cache):
 
 @pytest.mark.timeout(600)
 def test_what_is_novel_in_two_processes_is_novel_in_one(tmp_path, cache):
-  page = ["--config=experiments/copo/counts.py:smoke", "--config.supervised.shared=False"]
-  arguments = [*page, "--config.rounds.count=2", *SPLIT]
+  page = "experiments/copo/counts.py:smoke"
+  built_alike(tmp_path, cache, page, "--config.rounds.count=2")
+
+
+@pytest.mark.timeout(600)
+def test_steps_a_teacher_and_a_curriculum_in_two_processes_are_those_of_one(tmp_path, cache):
+  teacher = tiny_checkpoint.make(tmp_path / "teacher", worlds.find("arithmetic").tokenizer())
+  page = tmp_path / "taught.py"
+  page.write_text(TAUGHT.format(teacher=teacher))
+  built_alike(tmp_path, cache, f"{page}:smoke")
+
+
+def built_alike(tmp_path, cache, page, *settings):
+  """Runs a page in one process and in two, and compares all that they leave."""
+  arguments = [f"--config={page}", "--config.supervised.shared=False", *SPLIT, *settings]
   one = start(tmp_path / "one", *arguments, cache=cache, devices=2)
   finished = finish_both(start_two(tmp_path / "two", *arguments, cache=cache))
   assert [code for code, _ in finished] == [0, 0], finished
   code, output = finish(one)
   assert code == 0, output
   same_run(tmp_path / "two", tmp_path / "one")
-  for name in ("0", "1"):
-    both = [tmp_path / run / "rounds" / name / "lists.jsonl" for run in ("two", "one")]
+  paths = sorted(tmp_path.glob("one/rounds/*/lists.jsonl"))
+  assert paths
+  for path in paths:
+    both = [tmp_path / "two" / path.relative_to(tmp_path / "one"), path]
     read = [list(map(json.loads, path.read_text().splitlines())) for path in both]
     for found, wanted in zip(*read, strict=True):
-      np.testing.assert_allclose(found.pop("importance"), wanted.pop("importance"), rtol=1e-3)
+      importance = [line.pop("importance", []) for line in (found, wanted)]
+      np.testing.assert_allclose(*importance, rtol=1e-3)
       assert found == wanted
 
 

@@ -33,9 +33,9 @@ def tokenizer():
   return wrapped
 
 
-def make(directory, **shape):
+def make(directory, words=None, **shape):
   """Writes the checkpoint and returns its directory; shape overrides keys of config.json."""
-  words = tokenizer()
+  words = words or tokenizer()
   config = config_lib.read(
     dict(
       model_type="llama",
