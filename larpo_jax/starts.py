@@ -81,7 +81,9 @@ def _directory(session: session_lib.Session) -> pathlib.Path:
   before = {
     k: v for k, v in settings.items() if not f"{k}.".startswith(tuple(f"{x}." for x in LATER))
   }
-  key = [before, workdir.versions(), workdir.hardware(), _code()]
+  # Not the commit: one that leaves the package as it is changes nothing that is computed.
+  versions = {k: v for k, v in workdir.versions().items() if k != "commit"}
+  key = [before, versions, workdir.hardware(), _code()]
   return dataset.cache_directory(session.config.reference.cache_dir) / "starts" / _digest(key)
 
 

@@ -10,7 +10,7 @@ length-controlled, of Zephyr-7B after online DPO 22.19, SELM 24.25, COPO 27.21; 
 Llama-3-8B-Instruct 33.17, 34.67 and 35.54.
 
 The world and what is measured are those of experiments/selm/exploration.py. Where answers are few
-they can be counted, so the network can be compared with what it stands for. `copo` is the
+they can be counted, so the network can be compared with what it stands for. `COPO` is the
 published preset. Its weight on a response is alpha / 10 times the novelty, so that alpha = 10 is a
 log-likelihood with weight 1; at the published 1e-4 no difference is to be expected. The controls:
 the same without counts, where each sample is pushed alike; SELM; and DPO on warmer samples.
@@ -50,11 +50,11 @@ def get_config(arg=""):
 def sweep():
   """The preset, a bonus that is felt, what it is without counts, and the controls."""
   yield {**DPO, "rounds.novelty": None}
-  for alpha in (1e-4, 0.1, 1.0):
+  for alpha in (1e-4, 0.03, 0.1):
     yield copo(alpha, COUNTS)
-  yield copo(1.0, None)
-  yield copo(1.0, COIN_FLIPS)
-  yield {**exploration.selm(1.0), "rounds.novelty": {"name": "novelty.first"}}
+  yield copo(0.1, None)
+  yield copo(0.1, COIN_FLIPS)
+  yield {**exploration.selm(0.1), "rounds.novelty": {"name": "novelty.first"}}
   for temperature in (1.5, 2.0):
     yield {**DPO, "rounds.novelty": None, "rounds.temperature": temperature}
 
@@ -71,4 +71,4 @@ def sweep_explored():
   yield COPO
   for novelty in (COUNTS, COIN_FLIPS):
     for explored in ("first", "all"):
-      yield copo(1.0, {**novelty, "explored": explored})
+      yield copo(0.1, {**novelty, "explored": explored})

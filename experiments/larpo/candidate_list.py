@@ -6,6 +6,7 @@ LarPO (https://arxiv.org/abs/2502.03699), Fig. 4c: with the contrastive loss, th
 all others, AlpacaEval's length-controlled win rate is 50.0, 52.6, 55.2 and 55.5 at K = 4, 6, 8 and
 10 (read off the figure; one seed). Every point here takes the same optimiser steps on batches of
 as many lists, from as many prompts; what grows with K is what is sampled, and trained on in a list.
+`sweep_tokens` spends as many samples and steps at every K: on many prompts or on many candidates.
 `sweep_grouping` asks the same of what a list of 8 is cut into, `sweep_rso` of RSO's filter
 (https://arxiv.org/abs/2309.06657), which finds rejection sampling > all samples for every loss and
 a tournament a little better than the first round (Table 2: 93.35 and 92.37 on TL;DR).
@@ -37,6 +38,16 @@ def sweep():
   """Fig. 4c: the best against all others, of more and more candidates."""
   for candidates in (2, 4, 8, 16):
     yield {"rounds.candidates": candidates}
+
+
+def sweep_tokens():
+  """`:cpu` at equal samples a round, and equal responses a step, of more and more prompts."""
+  for candidates, prompts, batch_size in ((16, 64, 8), (8, 128, 16), (4, 256, 32), (2, 512, 64)):
+    yield {
+      "rounds.candidates": candidates,
+      "rounds.prompts": prompts,
+      "data.batch_size": batch_size,
+    }
 
 
 def sweep_grouping():

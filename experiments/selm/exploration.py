@@ -9,13 +9,14 @@ SELM (https://arxiv.org/abs/2405.19332): AlpacaEval 2, length-controlled, of Zep
 iterations 24.25, iterative DPO 22.19; of Llama-3-8B-Instruct 34.67 and 33.17. After the first two
 iterations neither is ahead by more than half a point.
 
-Here the start gives the best of 512 answers a probability of about 0.001, and common ones that earn
-less nearly all the rest (larpo_jax/worlds/bandit.py). Each round ranks the greedy answer, which is
-what SELM explores, and seven samples. The presets are `selm_zephyr`, `selm_llama` and `xpo`. At the
-published alphas the bonus is 0.2% and 0.02% of DPO's gradient at the start of a round, so no
-difference is to be expected; larger ones show whether the bonus does anything. The controls: the
-other sign, which says whether any term of that size would do, and DPO on warmer samples, the
-simplest way to explore.
+Here the start gives the best of 512 answers a probability of about 0.001 (`:cpu` 0.01), and common
+ones that earn less nearly all the rest (larpo_jax/worlds/bandit.py). Each round ranks the greedy
+answer, which is what SELM explores, and seven samples. The presets are `SELM_ZEPHYR`, `SELM_LLAMA`
+and `XPO`. At the published alphas the bonus is 0.2% and 0.02% of DPO's gradient at the start of a
+round, so no difference is to be expected; a hundred times as much shows whether the bonus does
+anything. It has no lower bound: at 1 the policy leaves the language within five rounds. The
+controls: the other sign, which says whether any term of that size would do, and DPO on warmer
+samples, the simplest way to explore.
 
 In metrics.jsonl, stage "rounds": candidates/seen is how many responses have been sampled,
 candidates/found the share of prompts whose best answer was among them, candidates/modes that of all
@@ -44,15 +45,16 @@ def get_config(arg=""):
   config.supervised.update(examples=25_600, steps=400, batch_size=64)
 
   config.loss = dict(name="pairwise.dpo", beta=0.01)
-  config.rounds = dict(count=5, prompts=1024, candidates=8, temperature=1.0, max_tokens=4)
-  config.rounds.update(batch_size=256, greedy=True, dedupe=True, steps_per_round=32)
+  config.rounds = dict(count=5, prompts=8192, candidates=8, temperature=1.0, max_tokens=4)
+  config.rounds.update(batch_size=1024, greedy=True, dedupe=True, steps_per_round=64)
   config.rounds.novelty = dict(name="novelty.first")
-  config.data.batch_size = 64
+  config.data.batch_size = 256
   config.optimizer.learning_rate = 3e-4
   config.evaluate.rows = 1024
   config.export = False
   if arg == "cpu":
-    config.rounds.update(prompts=256, steps_per_round=16)
+    config.world.rare = 1e-2
+    config.rounds.update(prompts=1024, batch_size=256)
     config.data.batch_size = 32
     config.evaluate.rows = 256
   return common.smoke(config) if arg == "smoke" else config
@@ -64,11 +66,11 @@ def selm(alpha):
 
 
 def sweep():
-  """The presets, a bonus a thousand times as large, the other sign, and the controls."""
+  """The presets, a bonus a hundred times as large, the other sign, and the controls."""
   yield DPO
   yield SELM_ZEPHYR
-  yield selm(1.0)
-  yield selm(-1.0)
+  yield selm(0.1)
+  yield selm(-0.1)
   yield XPO
   for temperature in (1.5, 2.0):
     yield {**DPO, "rounds.temperature": temperature}
