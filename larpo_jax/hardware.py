@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 import time
 from typing import NamedTuple
 
@@ -81,8 +83,17 @@ def peak_flops(dtype: jnp.dtype, *, size: int | None = None, repeats: int = 5) -
   """FLOP/s of the best of a few square matmuls, over all devices of the run.
 
   Measured rather than looked up, so that utilisation is the share of what this machine really
-  gives. size is the matrix side; the default takes well under a second.
+  gives; once a process. size is the matrix side; the default takes well under a second.
   """
+  with _measuring:
+    return _peak_flops(dtype, size, repeats)
+
+
+_measuring = threading.Lock()  # so that runs side by side do not measure each other
+
+
+@functools.cache
+def _peak_flops(dtype: jnp.dtype, size: int | None, repeats: int) -> float:
   on_cpu = jax.default_backend() == "cpu"
   size = size or (1024 if on_cpu else 8192)
   left = jnp.ones((size, size), dtype)

@@ -124,7 +124,8 @@ def start(
     architecture = config_lib.read({**from_scratch(tokenizer), **config.model.shape})
     make = lambda key: kind.create(architecture, key, **options)[1]  # noqa: E731
     model, abstract = kind.abstract(architecture, **options)
-    params = jax.jit(make, out_shardings=place(abstract))(key)
+    draw = lambda: jax.jit(make, out_shardings=place(abstract)).lower(key).compile()  # noqa: E731
+    params = (draw() if lanes is None else lanes.once("parameters", draw))(key)
   frozen = None
   if config.model.lora.rank:
     adapters = dict(rank=config.model.lora.rank, alpha=config.model.lora.alpha)

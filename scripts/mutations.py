@@ -23,8 +23,9 @@ import time
 import faults
 from faults import Fault
 import faults_of_kernels
+import faults_of_rounds
 
-FAULTS = [*faults.FAULTS, *faults_of_kernels.FAULTS]
+FAULTS = [*faults.FAULTS, *faults_of_kernels.FAULTS, *faults_of_rounds.FAULTS]
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "mutations.md"
 SEED = "20240501"

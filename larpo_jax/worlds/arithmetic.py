@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import dataclasses
+import functools
 import re
 
 import numpy as np
@@ -262,6 +263,7 @@ def _apply(value: int, operator: str, operand: int) -> int:
   return value + operand if operator == "+" else value - operand
 
 
+@functools.lru_cache(maxsize=4096)  # each evaluation of a run asks for the same ones
 def _problem(seed: int, index: int, least: int, most: int, split: str) -> Problem:
   generator = np.random.default_rng([seed, index])
   while True:
