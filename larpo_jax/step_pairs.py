@@ -57,7 +57,7 @@ def build(
 
   One a prompt, of its first wrong answer in which a step is wrong and not just missing. Read where
   they are already; lists.jsonl has what `rounds.build` writes, and of each pair the places
-  "first_wrong" and "located". Raises ValueError where there is no pair.
+  "first_wrong" and "located". Raises ValueError where there is no pair, or too few to misplace.
   """
   directory = session.workdir / "rounds" / str(number)
   found = store.load(directory / "lists")
@@ -181,7 +181,8 @@ def _misplaced(session: Session, number: int, pairs: list[Pair]) -> list[Pair]:
   """The pairs, a share rounds.steps.misplaced of them located too late.
 
   The place is drawn among the later ones where the two answers differ; before the error they are
-  the same. A larger share has the pairs of a smaller one among its own, located alike.
+  the same. A larger share has the pairs of a smaller one among its own, located alike. Raises
+  ValueError where too few pairs have such a place.
   """
   seed, share = session.config.seed, session.config.rounds.steps.misplaced
   later = [
@@ -194,8 +195,15 @@ def _misplaced(session: Session, number: int, pairs: list[Pair]) -> list[Pair]:
   ]
   rng = np.random.default_rng([seed, number, 2])
   movable = rng.permutation([place for place, choices in enumerate(later) if choices])
+  asked = round(share * len(pairs))
+  if asked > len(movable):
+    raise ValueError(
+      f"config.rounds.steps.misplaced={share} of {len(pairs)} pairs, but in round {number} only "
+      f"{len(movable)} go on to differ after the error: lower it, or give the world errors that "
+      "are followed by more steps"
+    )
   moved = list(pairs)
-  for place in movable[: round(share * len(pairs))]:
+  for place in movable[:asked]:
     choices = later[place]
     at = np.random.default_rng([seed, number, int(place), 3]).integers(len(choices))
     moved[place] = pairs[place]._replace(located=choices[at])

@@ -175,9 +175,8 @@ def test_a_share_of_errors_is_located_too_late(run, policy):
     share: {n for n, line in enumerate(lines) if line["located"] != line["first_wrong"]}
     for share, lines in found.items()
   }
-  movable = sum(line["first_wrong"] + 1 < len(_lines(line)) for line in found[0.0])
   assert {share: len(places) for share, places in moved.items()} == {
-    share: min(round(share * COUNT), movable) for share in found
+    share: round(share * COUNT) for share in found
   }
   assert moved[0.25] <= moved[0.5]
   for share, lines in found.items():
@@ -192,6 +191,13 @@ def test_a_share_of_errors_is_located_too_late(run, policy):
         assert line["responses"][0] == _lines(line)[line["located"]]
   for n in moved[0.25]:
     assert found[0.25][n] == found[0.5][n]
+
+
+def test_errors_after_which_nothing_differs_cannot_be_located_too_late(run, policy, seed):
+  hasty = {prompt: ["=1", "=2"] for prompt in wrong_answers(seed)}
+  assert run(name="right", texts=hasty, continuations=2, misplaced=0.0)
+  with pytest.raises(ValueError, match=r"misplaced=0.25 of \d+ pairs, but in round 0 only 0 go on"):
+    run(texts=hasty, continuations=2, misplaced=0.25)
 
 
 def _lines(line):
