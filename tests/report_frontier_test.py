@@ -144,8 +144,17 @@ def test_labels_fit_and_tell_arms_apart_by_what_is_needed():
   ]
   assert drawing.labels(arms, 60) == {arm: arm for arm in arms}
   assert list(drawing.labels(arms, 30).values()) == [
-    "lists=a, loss=pairwise.dpo", "lists=a, loss=pairwise.ipo", "lists=b",
+    "lists=a, loss=pairwise.dpo", "lists=a, loss=pairwise.ipo", "lists=b, x=1",
   ]  # fmt: skip
   assert all(len(label) <= 20 for label in drawing.labels(arms, 20).values())
   same = [f"lists=something.long, beta={beta}" for beta in (0.1, 0.2)]
   assert list(drawing.labels(same, 12).values()) == ["beta=0.1", "beta=0.2"]
+  crossed = [
+    f"loss=some.thing, a={a}, b={b}, c={c}" for a in (1, 2) for b in (1, 2) for c in (1, 2)
+  ]
+  assert list(drawing.labels(crossed, 30).values()) == crossed, "each part is needed"
+  some = ["loss=dpo", *(f"loss=margins, beta=1, c={c}, tau=7, side=full" for c in (2, 4))]
+  some.append("loss=margins, beta=1, c=4, tau=7, side=half")
+  assert list(drawing.labels(some, 30).values()) == [
+    "loss=dpo", "loss=margins, beta=1, c=2", "loss=margins, c=4, side=full", "loss=margins, side=half",
+  ]  # fmt: skip

@@ -120,23 +120,26 @@ def short(text: str, most: int = 44) -> str:
 
 
 def labels(arms: Iterable[str], most: int = 44) -> dict[str, str]:
-  """arm -> a name that fits; where one is too long, without what is not needed to tell them apart.
+  """arm -> a name that fits; where it is too long, without what no other arm has to be told by.
 
-  An arm is `key=value, key=value`; a key goes from all of them, the last ones first.
+  An arm is `key=value, key=value`; of what it can do without, the last goes first.
   """
   rows = {arm: arm.split(", ") for arm in arms}
-  keys = dict.fromkeys(_key(part) for row in rows.values() for part in row)
-  for key in reversed(keys):
-    if all(len(", ".join(row)) <= most for row in rows.values()):
+  return {
+    arm: short(", ".join(_needed(row, rows.values(), most)), most) for arm, row in rows.items()
+  }
+
+
+def _needed(row: list[str], rows: Iterable[list[str]], most: int) -> list[str]:
+  """The parts of a row that fit, or that no other row has all of."""
+  others = [set(other) for other in rows if other is not row]
+  for part in reversed(row):
+    if len(", ".join(row)) <= most:
       break
-    fewer = {arm: [part for part in row if _key(part) != key] for arm, row in rows.items()}
-    if all(fewer.values()) and len(set(map(tuple, fewer.values()))) == len(fewer):
-      rows = fewer
-  return {arm: short(", ".join(row), most) for arm, row in rows.items()}
-
-
-def _key(part: str) -> str:
-  return part.partition("=")[0]
+    fewer = [each for each in row if each != part]
+    if fewer and not any(other.issuperset(fewer) for other in others):
+      row = fewer
+  return row
 
 
 def chosen(ranked: Sequence[str], first: Iterable[str], order: Iterable[str]) -> list[str]:
