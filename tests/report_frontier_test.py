@@ -156,5 +156,6 @@ def test_labels_fit_and_tell_arms_apart_by_what_is_needed():
   some = ["loss=dpo", *(f"loss=margins, beta=1, c={c}, tau=7, side=full" for c in (2, 4))]
   some.append("loss=margins, beta=1, c=4, tau=7, side=half")
   assert list(drawing.labels(some, 30).values()) == [
-    "loss=dpo", "loss=margins, beta=1, c=2", "loss=margins, c=4, side=full", "loss=margins, side=half",
+    "loss=dpo", "loss=margins, beta=1, c=2",
+    "loss=margins, c=4, side=full", "loss=margins, side=half",
   ]  # fmt: skip
