@@ -14,7 +14,9 @@ a tournament a little better than the first round (Table 2: 93.35 and 92.37 on T
 ListMLE is DPO on a pair and the contrastive loss on one label 1 among labels 0, so the strategy
 alone says what is learnt. At equal steps `all_pairs` and `best_each` see fewer of the prompts.
 
-Not yet measured here.
+Measured at `:cpu`, five seeds, 7 minutes each on two busy CPU cores. Reward of samples: 0.40
+before; 0.69, 0.72, 0.75 and 0.77 with 2, 4, 8 and 16 candidates of as many prompts, the last three
+above the first beyond chance; 0.77, 0.76, 0.75 and 0.75 with as many samples. docs/results.md has more.
 """
 
 from experiments import common
