@@ -16,7 +16,8 @@ alone says what is learnt. At equal steps `all_pairs` and `best_each` see fewer 
 
 Measured at `:cpu`, five seeds, 7 minutes each on two busy CPU cores. Reward of samples: 0.40
 before; 0.69, 0.72, 0.75 and 0.77 with 2, 4, 8 and 16 candidates of as many prompts, the last three
-above the first beyond chance; 0.77, 0.76, 0.75 and 0.75 with as many samples. docs/results.md has more.
+above the first beyond chance; 0.77, 0.76, 0.75 and 0.75 with as many samples. docs/results.md has
+the tables.
 """
 
 from experiments import common
