@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import pytest
 from rich.console import Console
@@ -146,3 +147,9 @@ def test_the_devices_that_are_here_are_the_default():
   machine = hardware.machine("", 0, 0)
   assert machine.devices == jax.device_count()
   assert machine.name == "cpu" or machine.chip.flops > 1e13
+
+
+def test_the_matmul_rate_is_measured_once_a_process():
+  first = hardware.peak_flops(jnp.dtype(jnp.float32), size=64)
+  assert first == hardware.peak_flops(jnp.dtype(jnp.float32), size=64), "two would differ"
+  assert first != hardware.peak_flops(jnp.dtype(jnp.float32), size=32)

@@ -5,6 +5,9 @@ import json
 import pytest
 from whole_runs import QUICK, digest, finish, start, weights
 
+from larpo_jax import starts
+from larpo_jax import workdir as workdir_lib
+
 SHARED = [*QUICK, "--config.supervised.shared=True"]
 
 
@@ -77,3 +80,10 @@ def test_of_two_that_start_together_one_waits(tmp_path):
   said = ["done by another run" in output for _, output in ended]
   assert sorted(said) == [False, True]
   assert len(list((tmp_path / "cache" / "starts").glob("*/config.json"))) == 1
+
+
+def test_another_commit_of_the_same_package_finds_the_start(started, monkeypatch):
+  there, versions = starts._directory(started[0]), workdir_lib.versions()
+  for name, same in (("commit", True), ("jax", False)):
+    monkeypatch.setattr(workdir_lib, "versions", lambda name=name: versions | {name: "another"})
+    assert (starts._directory(started[0]) == there) is same
