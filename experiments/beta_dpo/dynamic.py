@@ -16,7 +16,9 @@ flipped. Each has DPO at four betas, as the claim is about the best of them, and
 without its filter, and with nothing but its filter: a fixed beta on trimmed pairs, the control for
 what dropping pairs does. All take the same steps on batches of as many pairs.
 
-Not yet measured here.
+Measured at `:cpu`, five seeds, 13 minutes on one busy CPU core. Reward of samples: 0.40 before;
+small gaps 0.68, 0.68, 0.66, 0.61 by DPO at beta 0.03, 0.1, 0.3, 1, and 0.70 by beta-DPO; large gaps
+0.65, 0.69, 0.73, 0.65 and 0.75. In the claimed order, and no difference beyond chance.
 """
 
 from experiments import common
