@@ -114,7 +114,7 @@ FAULTS = [
     "rounds.py",
     "(rounds.agreed and each.misjudged)",
     "(rounds.agreed and not each.misjudged)",
-    "agreed",
+    "",
     NOISE,
   ),
   Fault(
