@@ -23,7 +23,9 @@ candidates/found the share of prompts whose best answer was among them, candidat
 modes, candidates/regret what the samples have lost. The results have sampled/gold/accuracy, the
 share of test prompts whose best answer is sampled, and gold/accuracy of greedy answers.
 
-Not yet measured here.
+Measured at `:cpu`, five seeds, 17 minutes on one busy CPU core. Share of samples that are the best
+answer: 0.01 before; DPO 0.10, SELM 0.06 as published and 0.02 at 0.1, the other sign 0.09, XPO
+0.13, DPO on samples at temperature 1.5 and 2 0.39 and 0.45. No bonus is above DPO.
 """
 
 from experiments import common
