@@ -160,14 +160,6 @@ FAULTS = [
   ),
   # Worlds and their rewards.
   Fault(
-    "worlds: training and test share contexts",
-    "worlds/_splits.py",
-    "int.from_bytes(digest) % 10, 2)",
-    "int.from_bytes(digest) % 10, 1)",
-    "split",
-    WORLDS,
-  ),
-  Fault(
     "worlds: a right end excuses a broken form",
     "worlds/arithmetic.py",
     "if verdict.first_wrong is not None or (verdict.final_right and verdict.well_formed):",
