@@ -79,6 +79,9 @@ def this_cpu() -> Chip:
   return Chip(peak_flops(jnp.dtype(jnp.float32), size=2048), memory, 20e9, 20e9)
 
 
+_measuring = threading.Lock()  # so that runs side by side do not measure each other
+
+
 def peak_flops(dtype: jnp.dtype, *, size: int | None = None, repeats: int = 5) -> float:
   """FLOP/s of the best of a few square matmuls, over all devices of the run.
 
@@ -87,9 +90,6 @@ def peak_flops(dtype: jnp.dtype, *, size: int | None = None, repeats: int = 5) -
   """
   with _measuring:
     return _peak_flops(dtype, size, repeats)
-
-
-_measuring = threading.Lock()  # so that runs side by side do not measure each other
 
 
 @functools.cache

@@ -36,6 +36,7 @@ done
 rm -rf "$LARPO_CACHE/compiled"
 timed twenty "$python" -m larpo_jax.sweep --config $page --workdir "$out/twenty" --seeds 5 \
   --only 0,1,2,3
-awk '$1 == "twenty" { each = $2 / 20 } $1 != "starts" && $1 != "twenty" { took[$1] = took[$1] " " $2 }
-  END { for (name in took) { n = split(took[name], s, " "); for (i = 1; i <= n; i++) printf "%s: %.1f s, %.2f times\n", name, s[i], s[i] / each }
-  printf "side by side: %.1f s each\n", each }' "$out/seconds.txt"
+awk '$1 == "twenty" { each = $2 / 20 }
+  $1 != "starts" && $1 != "twenty" { name[++n] = $1; took[n] = $2 }
+  END { for (i = 1; i <= n; i++) printf "%s: %.1f s, %.2f times\n", name[i], took[i], took[i] / each
+        printf "side by side: %.1f s each\n", each }' "$out/seconds.txt"

@@ -120,7 +120,7 @@ def short(text: str, most: int = 44) -> str:
 
 
 def labels(arms: Iterable[str], most: int = 44) -> dict[str, str]:
-  """arm -> a name that fits; where it is too long, without what no other arm has to be told by.
+  """arm -> a name that fits; where it is too long, without what is not needed to tell it apart.
 
   An arm is `key=value, key=value`; of what it can do without, the last goes first.
   """
