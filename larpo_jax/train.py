@@ -26,6 +26,7 @@ from larpo_jax import (
 )
 from larpo_jax import session as session_lib
 from larpo_jax import workdir as workdir_lib
+from larpo_jax.data import reading
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.lanes import Lanes
 from larpo_jax.models import heads, huggingface, lora
@@ -125,6 +126,8 @@ def export(session: Session, params: Any) -> pathlib.Path:
     whole, architecture = lora.merge(whole, architecture)
   save = heads.save if session.classifies else huggingface.save
   save(directory, whole, architecture, tokenizer=session.tokenizer)
+  if jax.process_index() == 0:
+    reading.save(directory, session.config.data)
   return directory
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -151,6 +152,25 @@ def test_a_reward_reads_texts_as_training_reads_rows(chat, trained, tmp_path, se
   asked = [row["prompt"] for row in rows], [[row["chosen"], row["rejected"]] for row in rows]
   found = scores(workdir / "export", *asked, chat=chat)
   np.testing.assert_allclose(found, wanted, 1e-4, 1e-4)
+
+
+def test_an_export_says_how_texts_are_read_for_it(trained, tmp_path):
+  """Unless the caller says otherwise."""
+  _, workdir = trained
+  path = workdir / "export"
+  asked = ["ask 1 of many that are longer than it reads"], [["ab and so on and on", "zy"]]
+  found = models.scalar(*asked, path=str(path))
+  np.testing.assert_array_equal(found, scores(path, *asked))
+  other = models.scalar(*asked, path=str(path), max_response=64)
+  np.testing.assert_array_equal(other, scores(path, *asked, max_response=64))
+  assert other[0, 0] != found[0, 0] and other[0, 1] == found[0, 1]
+  copy = shutil.copytree(path, tmp_path / "copy")
+  (copy / "reading.json").write_text(json.dumps({"max_promt": 24}))
+  with pytest.raises(ValueError, match="reading.json holds other settings"):
+    models.scalar(*asked, path=str(copy))
+  (copy / "reading.json").unlink()
+  wanted = scores(path, *asked, chat=False, max_prompt=512, max_response=512)
+  np.testing.assert_array_equal(models.scalar(*asked, path=str(copy)), wanted)
 
 
 def test_scores_depend_on_the_text_alone(trained, seed):

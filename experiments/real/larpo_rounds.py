@@ -33,8 +33,7 @@ def get_config(arg=""):
   config.data.max_response = 96
   config.data.skip = ("all_tied", "one_candidate")  # such lists prefer nothing
 
-  config.reward = dict(name="models.scalar", path="runs/reward/export", chat=True)
-  config.reward.update(max_prompt=96, max_response=96)  # as bradley_terry.py was trained
+  config.reward = dict(name="models.scalar", path="runs/reward/export")
   config.rounds = dict(count=2, prompts=80, candidates=8, max_tokens=96, temperature=0.8)
   config.rounds.update(batch_size=40, dedupe=True)
   config.loss = dict(name="listwise.listmle", beta=0.1)

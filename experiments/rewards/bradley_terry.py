@@ -8,10 +8,9 @@ a language model, which gets a fresh head, or a *ForSequenceClassification of on
 tells the accuracy on held-out pairs before and after, and leaves runs/reward/export: what
 transformers reads as AutoModelForSequenceClassification, and a reward for runs with rounds,
 
-    config.reward = dict(name="models.scalar", path="runs/reward/export", chat=True,
-                         max_prompt=96, max_response=96)
+    config.reward = dict(name="models.scalar", path="runs/reward/export")
 
-with the data settings of the page below; experiments/real/larpo_rounds.py is one.
+which reads texts under the data settings of this page; experiments/real/larpo_rounds.py is one.
 
 Bradley-Terry as in https://arxiv.org/abs/2203.02155, Eq. 1. Of the sweep: centring
 (https://arxiv.org/abs/2312.09244) keeps scores of different prompts near 0, at 0.01 as TRL's

@@ -17,7 +17,7 @@ Not yet measured here.
 from experiments import common
 from experiments.larpo import objectives
 
-PROXY = dict(name="models.scalar", path="runs/proxy/export", max_prompt=16, max_response=48)
+PROXY = dict(name="models.scalar", path="runs/proxy/export")
 
 
 def get_config(arg=""):

@@ -7,8 +7,7 @@ The argument names one of the sets below, under $LARPO_DATA (default ../shared/d
 accuracy, mean log-prob" is how often the held-out verdicts are right, 0.5 by chance. The export is
 a reward that ranks lists by asking both orders of every two,
 
-    config.reward = dict(name="models.pairwise", path="runs/preference/export", chat=True,
-                         max_prompt=384)
+    config.reward = dict(name="models.pairwise", path="runs/preference/export")
 
 whose scores depend on the list, as those of the PairRM that LarPO uses do
 (https://arxiv.org/abs/2502.03699; https://arxiv.org/abs/2306.02561).

@@ -2,11 +2,11 @@
 
 A model is a Hugging Face directory, such as the `export` of a run. Each process reads it once and
 scores on its own first device. max_prompt, max_response, chat, eos and boundary are the config's
-data settings of that name, and have to be those that the model was trained with: texts become ids
-as rows of data do. Of a prompt longer than max_prompt tokens the end is kept. A prompt of several
-turns comes without the names of the roles, and is read as one text (chat=True: as a user's turn).
-batch_size texts are read at a time, padded to a power of two of tokens; dtype is what the model
-computes in.
+data settings of that name: texts become ids as rows of data do. None is what the model was trained
+with, where the export of a run says it (reading.json), and else the default that is named. Of a
+prompt longer than max_prompt tokens the end is kept. A prompt of several turns comes without the
+names of the roles, and is read as one text (chat=True: as a user's turn). batch_size texts are read
+at a time, padded to a power of two of tokens; dtype is what the model computes in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from larpo_jax.data import encode
+from larpo_jax.data import encode, reading
 from larpo_jax.data import tokenizer as tokenizers
 from larpo_jax.data.candidates import Policy, Tokens
 from larpo_jax.data.problems import BadRow
@@ -40,22 +40,24 @@ def scalar(
   *,
   path: str,
   batch_size: int = 64,
-  max_prompt: int = 512,
-  max_response: int = 512,
-  chat: bool = False,
-  eos: bool = True,
-  boundary: str = "joint",
+  max_prompt: int | None = None,
+  max_response: int | None = None,
+  chat: bool | None = None,
+  eos: bool | None = None,
+  boundary: str | None = None,
   dtype: str = "float32",
 ) -> np.ndarray:
   """The score of each response by the classifier in path, float32 [B, K].
 
   Of a response longer than max_response tokens the start is scored, without its EOS; any other with
-  its EOS (eos=True), whether it was sampled with one or not. Raises FileNotFoundError or ValueError
-  where path holds no classifier of one label, or a text cannot be read under these settings.
+  its EOS (eos=True), whether it was sampled with one or not. By default 512 tokens each, no chat,
+  eos and "joint". Raises FileNotFoundError or ValueError where path holds no classifier of one
+  label, or a text cannot be read under these settings.
   """
   _check(prompts, responses, batch_size)
   model, params, vocabulary = _load(_whole(path), dtype, heads.load)
-  policy = Policy(max_prompt, max_response, chat=chat, eos=eos, boundary=boundary)
+  given = dict(max_prompt=max_prompt, max_response=max_response, chat=chat, eos=eos)
+  policy = _policy(path, 512, boundary=boundary, **given)
   examples = [
     Example(prompt, [text], [0.0]) for prompt, row in zip(prompts, responses) for text in row
   ]
@@ -76,9 +78,9 @@ def pairwise(
   *,
   path: str,
   batch_size: int = 64,
-  max_prompt: int = 1024,
-  chat: bool = False,
-  boundary: str = "joint",
+  max_prompt: int | None = None,
+  chat: bool | None = None,
+  boundary: str | None = None,
   dtype: str = "float32",
 ) -> np.ndarray:
   """How far each response is preferred to the others of its list, float32 [B, K], of sum 0.
@@ -89,12 +91,14 @@ def pairwise(
   list's; a response alone has 0. As PairRM compares candidates two by two and averages
   (https://arxiv.org/abs/2306.02561), but by a language model's verdict.
 
-  K (K - 1) prompts a list; the verdict's first token is read. Raises FileNotFoundError or
-  ValueError where path holds no language model, or a text cannot be read under these settings.
+  K (K - 1) prompts a list; the verdict's first token is read. By default 1,024 tokens of prompt, no
+  chat and "joint". Raises FileNotFoundError or ValueError where path holds no language model, or a
+  text cannot be read under these settings.
   """
   _check(prompts, responses, batch_size)
   model, params, vocabulary = _load(_whole(path), dtype, huggingface.load)
-  policy = Policy(max_prompt, 2, chat=chat, boundary=boundary)
+  given = dict(max_prompt=max_prompt, max_response=2, chat=chat, eos=True)
+  policy = _policy(path, 1024, boundary=boundary, **given)
   asked = [
     Example(VERDICT.format(prompt=prompt, first=first, second=second), ["A", "B"], [0.0, 0.0])
     for prompt, row in zip(prompts, responses)
@@ -125,6 +129,12 @@ def _check(prompts: list[str], responses: list[list[str]], batch_size: int) -> N
     raise ValueError(f"{len(prompts)} prompts but {len(responses)} lists of responses")
   if batch_size < 1:
     raise ValueError(f"batch_size={batch_size} must be at least 1")
+
+
+def _policy(path: str, longest: int, **given: Any) -> Policy:
+  """How texts are read for the model in path; of longest tokens a prompt where nobody says."""
+  known = reading.settings(_whole(path), given)
+  return Policy(**{"max_prompt": longest, "max_response": 512} | known)
 
 
 def _whole(path: str) -> str:
