@@ -58,7 +58,7 @@ def base():
   config.reference.update(sync_every=0, sync_share=0.6)  # steps until it moves to the policy; 0: no
 
   config.optimizer = ml_collections.ConfigDict()
-  config.optimizer.name = "adamw"  # or adafactor, lion, sgd: then replace the whole node
+  config.optimizer.name = "adamw"  # or adafactor, lion, rmsprop, sgd: then replace the whole node
   config.optimizer.learning_rate = 1e-6  # at its peak
   config.optimizer.schedule = "linear"  # after the warm-up; or "cosine", "constant"
   config.optimizer.warmup = 0.1  # share of the steps; from 1 on, their number

@@ -27,7 +27,7 @@ class Work(NamedTuple):
   prompt: int  # P, in tokens
   response: int  # R, in tokens
   room: float  # tokens of a prompt with its responses that are computed
-  scored: float  # tokens of its responses whose logits are computed
+  scored: float  # tokens of its responses whose logits are computed; 0: a model without any
   accumulation: int = 1
   live: bool = False  # whether the reference is computed in the step
 
@@ -72,7 +72,7 @@ def activations(
   # Logits and their slope; the sum of the unembedding's gradient and its part; the matrix, turned.
   chunk = min(how.chunk, max(scored, 1))
   head = chunk * V * (FLOAT + how.bytes) + 2 * D * V * FLOAT + 2 * D * V * how.bytes
-  head += 3 * rows * D * how.bytes
+  head = head * (scored > 0) + 3 * rows * D * how.bytes
   found = {
     "kept for the backward pass": kept,
     "masks of attention": masks,
@@ -81,6 +81,30 @@ def activations(
   if work.accumulation > 1:
     found["gradient of micro-batches before"] = gradient
   return found
+
+
+def sampling(config: Config, work: Work, how: Choices, mesh: Mapping[str, int]) -> dict[str, float]:
+  """Bytes a device needs beside weights as they lie, to sample K responses each to its prompts.
+
+  work.prompts are those of the device. Weights that fsdp splits, or that are computed with in
+  another dtype, are made whole once, before the first token.
+  """
+  tensor = mesh.get("tensor", 1)
+  tokens = work.prompts * (work.prompt + work.responses * work.response)
+  past = 2.0 * tokens * config.num_layers * config.num_kv_heads * config.head_dim * how.bytes
+  lists = work.prompts * work.responses
+  logits = 3.0 * FLOAT * lists * config.vocab_size / tensor
+  scores = 2.0 * FLOAT * work.prompts * config.num_heads * work.prompt**2 / tensor
+  each = sum(math.prod(w.shape) for name, w in layer_weights(config).items() if name in INPUTS)
+  weights = (config.num_layers * each + config.vocab_size * config.hidden_size) * how.bytes / tensor
+  whole = how.bytes != FLOAT or mesh.get("fsdp", 1) > 1
+  return {
+    **({"weights to compute with": weights} if whole else {}),
+    "keys and values": past / tensor,
+    "one layer's again and logits, or a prompt's attention": max(
+      past / tensor / config.num_layers + logits, scores
+    ),
+  }
 
 
 def _parts(work: Work, mesh: Mapping[str, int]) -> int:

@@ -10,7 +10,7 @@ from flax import nnx
 import jax
 import optax
 
-OPTIMIZERS = ("adamw", "adafactor", "lion", "sgd")
+OPTIMIZERS = ("adamw", "adafactor", "lion", "rmsprop", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 
 Schedule = Callable[[Any], Any]

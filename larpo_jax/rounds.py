@@ -55,7 +55,7 @@ def learn(
     lists, said = _prepared(session, number, params, start, pools)
     tell(session, number, before, said)
     parts = difficulty.parts(session, number, lists, params, start)
-    params, course = _learnt(session, number, params, start, parts, course)
+    params, course = _learnt(session, number, params, start, parts, course, evaluate)
   return params
 
 
@@ -83,9 +83,11 @@ def _learnt(
   start: Any,
   parts: list[Data],
   course: stage.Course,
+  evaluate: Callable[[Any], Evaluation],
 ) -> tuple[Any, stage.Course]:
   """The parameters after the parts of a round, one after the other, and how far the course is."""
   config, rounds, begun = session.config, session.config.rounds, params
+  rate = (rounds.learning_rates or [config.optimizer.learning_rate] * rounds.count)[number]
   for part, (data, steps) in enumerate(zip(parts, _shared_out(rounds, len(parts)))):
     state = stage.train(
       session,
@@ -93,10 +95,11 @@ def _learnt(
       params,
       data,
       loss=config.loss,
-      optimizer=config.optimizer,
+      optimizer={**config.optimizer, "learning_rate": rate},
       batch_size=config.data.batch_size,
       steps=steps,
       epochs=config.epochs,
+      evaluate=lambda params: evaluate(params).numbers,
       reference={"start": start, "round": begun, "stage": params}[rounds.reference],
       course=course if rounds.optimizer == "kept" else None,
     )
@@ -163,7 +166,8 @@ def _write(
   with store.Writer(directory / "lists", candidates=width) as writer:
     for source, tokens, rng in _known(session, number, pools, importance):
       prompt, *texts = decode([tokens.prompt, *tokens.responses], skip_special_tokens=True)
-      found = grouping.group(strategy, texts, tokens.labels, rng, dedupe=rounds.dedupe)
+      how = dict(dedupe=rounds.dedupe, min_gap=rounds.min_gap)
+      found = grouping.group(strategy, texts, tokens.labels, rng, **how)
       # A generator of its own: what a strategy draws is nothing to the judge.
       judged = grouping.judge(noise, found, tokens.labels, rng.spawn(1)[0])
       kept = [each for each in judged if not (rounds.agreed and each.misjudged)]

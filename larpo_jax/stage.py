@@ -83,7 +83,8 @@ def train(
       if restored is not None and restored.step >= steps:
         return restored.state
     batches, live = _feed(session, fixed, data, kernels, batch_size)
-    step = _step(session, loss, optimizer, course.total, chain=chain, sync=sync, placed=placed)
+    specs: dict[str, Any] = dict(loss=loss, optimizer=optimizer, steps=course.total)
+    step = _step(session, specs, kernels, chain=chain, sync=sync, placed=placed)
     return loop.fit(
       name,
       state,
@@ -103,16 +104,14 @@ def train(
 
 
 def _step(
-  session: Session, loss: Any, optimizer: Mapping[str, Any], steps: int,
+  session: Session, specs: Mapping[str, Any], kernels: Loss,
   *, chain: Any, sync: train_step.Sync | None, placed: Any,
 ) -> Callable[..., Any]:  # fmt: skip
-  """The jitted step, of this run alone or of all lanes."""
+  """The jitted step, of this run alone or of all lanes, each with specs of its own."""
   parts: dict[str, Any] = dict(model=session.model, scorer=session.scorer, mesh=session.mesh)
   parts |= dict(accumulation=session.config.accumulation, sync=sync)
   if session.lanes is None:
-    kernels = objective.resolve(loss)
     return train_step.make_train_step(loss=kernels, optimizer=chain, shardings=placed, **parts)
-  specs: dict[str, Any] = dict(loss=loss, optimizer=optimizer, steps=steps)
   return vectorised.step(session.lanes, **specs, **parts)
 
 

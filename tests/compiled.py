@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import toy
 
-from larpo_jax import estimate, sharding, train_step
+from larpo_jax import estimate, sampling, sharding, train_step
 from larpo_jax.losses import pairwise
 from larpo_jax.models import config as configs
 from larpo_jax.models import transformer
@@ -58,3 +58,19 @@ def of_step(work, mesh_shape, remat="dots", chunk=288, scan=True, **changes):
   held = estimate.state_bytes(state, placed)
   held += estimate.state_bytes(params, placed.params) if work.live else 0
   return compiled, held, architecture, estimate.Choices(4, remat, chunk)
+
+
+def of_sampling(work, mesh_shape, dtype="float32", **changes):
+  """(what XLA says of sampling, the architecture, the choices)."""
+  architecture = configs.read(LLAMA | changes)
+  model, params = transformer.abstract(architecture, dtype=jnp.dtype(dtype))
+  mesh = toy.mesh_of(**mesh_shape)
+  placed = sharding.named_shardings(params, mesh, toy.RULES)
+  lie = lambda x, on: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on)  # noqa: E731
+  asked = abstract_batch(work, mesh)
+  how = dict(candidates=work.responses, max_tokens=work.response, eos=1, pad=0)
+  with jax.set_mesh(mesh):
+    draw = jax.jit(lambda params, *asked: sampling.sample(model, params, *asked, **how))
+    given = jax.tree.map(lie, params, placed), asked.prompt, asked.prompt_mask, jax.random.key(0)
+    compiled = draw.lower(*given).compile()
+  return compiled.memory_analysis(), architecture, estimate.Choices(jnp.dtype(dtype).itemsize)

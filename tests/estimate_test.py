@@ -85,3 +85,34 @@ def test_the_state_is_counted_as_it_is_split():
   mesh = jax.sharding.AbstractMesh((1, 4, 2), sharding.AXES)
   split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp", "tensor"))
   assert estimate.state_bytes([x, x], [split, sharding.replicated(mesh)]) == 4 * (4 * 3 + 16 * 6)
+
+
+@pytest.mark.parametrize(
+  ("work", "mesh", "changes"),
+  [
+    (LISTS, {}, {}),
+    (LISTS, {"data": 4}, {}),
+    (LISTS, {"tensor": 2}, {}),
+    (LISTS._replace(prompt=512), {}, {}),
+    (LISTS._replace(response=512), {}, {"vocab_size": 32768}),
+    (LISTS, {}, {"dtype": "bfloat16"}),
+  ],
+  ids=["one device", "data", "tensor", "long prompts", "many tokens", "bfloat16"],
+)
+def test_sampling_is_within_15_percent_of_what_xla_allocates(work, mesh, changes):
+  assert abs(of_sampling(work, mesh, **changes) - 1) <= 0.15
+
+
+def test_weights_that_fsdp_splits_are_counted_whole():
+  """XLA gathers them all before the first token, or for few prompts some of them."""
+  assert 0.85 <= of_sampling(LISTS._replace(prompts=16), {"fsdp": 4}) <= 1.15
+  assert 0.85 <= of_sampling(LISTS, {"fsdp": 4}) <= 1.6
+
+
+def of_sampling(work, mesh, **changes):
+  """What is estimated over what XLA says."""
+  said, architecture, how = compiled.of_sampling(work, mesh, **changes)
+  full = {axis: mesh.get(axis, 1) for axis in sharding.AXES}
+  each = work._replace(prompts=work.prompts // (full["data"] * full["fsdp"]))
+  found = sum(estimate.sampling(architecture, each, how, full).values())
+  return found / said.temp_size_in_bytes

@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import ml_collections
 import pytest
 from rich.console import Console
+import safetensors.numpy
 import tiny_checkpoint
 
 from experiments import common
 from experiments.real import ranked_answers
 from larpo_jax import config as configs
 from larpo_jax import hardware, plan
+from larpo_jax.plan import rounds, tables
 
+MESH = dict(data=1, fsdp=1, tensor=1)
 ROOT = pathlib.Path(__file__).parent.parent
 SHAPE = dict(
   model_type="llama", hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
@@ -45,7 +48,7 @@ def config(**changes):
 
 def told(what, machine, tokens=None):
   out = io.StringIO()
-  plan.show(plan.job_of(what, machine, tokens), Console(file=out, width=120))
+  tables.show(plan.job_of(what, machine, tokens), Console(file=out, width=120))
   return out.getvalue()
 
 
@@ -75,6 +78,47 @@ def test_what_does_not_fit_says_so_and_what_would():
   text = told(better, hardware.machine("h100", 16, 0))
   assert "does not fit." not in text
   assert of(text, "together") < 0.92 * of(text, "there is")
+
+
+def test_a_round_is_planned_with_the_models_that_it_reads(checkpoint, tmp_path):
+  """Teachers while it samples, the reward model all the time, neither where it is not there."""
+  asked = config(model=dict(path=str(checkpoint), shape={}, dtype="float32"))
+  asked.tokenizer.path = str(checkpoint)
+  asked.rounds.update(count=1, prompts=64, candidates=8, max_tokens=64, batch_size=64)
+  machine = hardware.machine("h100", 1, 0)
+  table = lambda job: rounds.sampling(  # noqa: E731
+    job.config, job.model.architecture, plan.held(job, MESH), MESH, job.works[0]
+  )
+  alone = table(plan.job_of(asked, machine, None))
+  weights = sum(
+    x.size for x in safetensors.numpy.load_file(checkpoint / "model.safetensors").values()
+  )
+  assert alone["parameters"] == 4 * weights and "optimizer" not in alone
+  asked.rounds.teacher = dict(paths=(str(checkpoint), str(tmp_path / "no")), candidates=1)
+  asked.rounds.teacher.temperature = 1.0
+  asked.reward = dict(name="models.pairwise", path=str(checkpoint))
+  job = plan.job_of(configs.validate(asked), machine, None)
+  found = table(job)
+  assert found["a teacher"] == found["reward model"] == 4 * weights
+  assert sum(found.values()) - sum(alone.values()) == 8 * weights
+  text = told(asked, machine)
+  assert "while a round samples" in text and f"{tmp_path / 'no'} is not there" in text
+
+
+def test_a_reward_model_has_no_logits(checkpoint):
+  asked = config(model=dict(path=str(checkpoint), shape={}, dtype="float32"))
+  asked.tokenizer.path, asked.data.train.path = str(checkpoint), "somewhere"
+  asked.world = asked.rounds = asked.reward = None
+  machine = hardware.machine("h100", 1, 0)
+  language = plan.job_of(configs.validate(asked), machine, (64, 64))
+  asked.scorer = dict(name="rewards.scalar")
+  asked.loss = dict(name="reward_models.bradley_terry")
+  scalar = plan.job_of(configs.validate(asked), machine, (64, 64))
+  assert language.works[0].scored == 2 * 64 and scalar.works[0].scored == 0
+  size = lambda job: sum(x.size for x in jax.tree.leaves(job.model.params))  # noqa: E731
+  head = scalar.model.architecture.hidden_size
+  assert size(scalar) == size(language) + head, "the unembedding is tied"
+  assert plan.held(scalar, MESH)["parameters"] == 4 * size(scalar)
 
 
 def test_nothing_helps_a_single_small_chip():

@@ -36,6 +36,7 @@ def get_config(arg=""):
   config.rounds.noise = flipped(0.2)
   if arg == "cpu":
     config.rounds.update(prompts=384, steps_per_round=48)
+    config.evaluate.every = 20  # reward against KL on the way
   return common.smoke(config) if arg == "smoke" else config
 
 
@@ -57,6 +58,17 @@ def sweep():
     yield {"rounds.lists": lists, "loss": beta_dpo()}
     yield {"rounds.lists": lists, "loss": beta_dpo(drop=0.0)}
     yield {"rounds.lists": lists, "loss": beta_dpo(alpha=0.0)}
+
+
+def sweep_dropped():
+  """As many pairs a step as the filter leaves, drawn at random: a smaller batch, at `:cpu`."""
+  for lists in (LOW, HIGH):
+    for alpha in (0.0, 0.6):
+      yield {
+        "rounds.lists": lists,
+        "loss": beta_dpo(alpha=alpha, drop=0.0),
+        "data.batch_size": 12,  # of 16, less a fifth
+      }
 
 
 def sweep_flips():

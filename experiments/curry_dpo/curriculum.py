@@ -12,7 +12,9 @@ win rates of 90.7, 87.1 and 87.9 % on Vicuna, WizardLM and UltraFeedback, up to 
 That comparison mixes three things: more pairs a prompt, a reference that moves, and the order. Here
 all arms have the same samples and optimiser steps, and differ in one thing at a time: the claim of
 the order is that easy to hard beats the same pairs shuffled, and these the reverse, with the
-reference moving in all three. `sweep_difficulty` orders by other measures of difficulty.
+reference moving in all three; optimiser and schedule go on from stage to stage in all arms.
+`sweep_noisy` asks the same of a judge who errs as Bradley and Terry say, so that pairs of a narrow
+gap are mislabelled most; `sweep_difficulty` orders by other measures of difficulty.
 
 Pairs of one score are no pairs, so prompts with ties give fewer.
 
@@ -35,6 +37,10 @@ def get_config(arg=""):
   config.rounds.curriculum = dict(name="curriculum.easy_to_hard", stages=3)
   config.rounds.difficulty = "place"
   config.rounds.reference = "stage"
+  config.rounds.optimizer = "kept"
+  config.rounds.noise = None
+  if arg == "cpu":
+    config.evaluate.every = 10
   if arg == "smoke":
     config = common.smoke(config)
     config.rounds.steps_per_round = 3
@@ -44,12 +50,18 @@ def get_config(arg=""):
 def sweep():
   """One pair or all, a reference that stays or moves, four orders."""
   for name in ("best_worst", "best_each"):
-    pairs = {"rounds.lists": dict(name=f"lists.{name}")}
-    yield {**pairs, "rounds.curriculum": None, "rounds.reference": "round"}
-    yield {**pairs, **_order("shuffled"), "rounds.reference": "stage"}
+    for reference in ("round", "stage"):
+      pairs = {"rounds.lists": dict(name=f"lists.{name}"), "rounds.reference": reference}
+      yield {**pairs, **_order("shuffled")}
   for reference in ("round", "stage"):
     yield {**_order("easy_to_hard"), "rounds.reference": reference}
   yield {**_order("hard_to_easy"), "rounds.reference": "stage"}
+
+
+def sweep_noisy():
+  """The same seven; a pair whose scores differ by 0.2 has its labels swapped in a quarter."""
+  for point in sweep():
+    yield {**point, "rounds.noise": dict(name="noise.bradley_terry", scale=0.18)}
 
 
 def sweep_difficulty():

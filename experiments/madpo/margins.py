@@ -46,6 +46,7 @@ def get_config(arg=""):
   config.rounds.agreed = False
   if arg == "cpu":
     config.rounds.update(prompts=512, steps_per_round=48)
+    config.evaluate.every = 20  # reward against KL on the way
   return common.smoke(config) if arg == "smoke" else config
 
 
@@ -75,7 +76,18 @@ def sweep_tau():
 
 
 def sweep_noise():
-  """Labels of a surer and of a less sure judge; the reward stays the same."""
-  for scale in (0.5, 1.0, 2.0):
-    for loss in (dict(name="pairwise.dpo", beta=0.1), madpo(4.0)):
-      yield {"rounds.noise": dict(name="noise.bradley_terry", scale=scale), "loss": loss}
+  """Labels of a surer and of two less sure judges, each with the filter that drops the wrong."""
+  dpo = dict(name="pairwise.dpo", beta=0.1)
+  for scale in (0.5, 2.0, 4.0):
+    noise = dict(name="noise.bradley_terry", scale=scale)
+    for loss, agreed in ((dpo, False), (dpo, True), (madpo(4.0), False)):
+      yield {"rounds.noise": noise, "loss": loss, "rounds.agreed": agreed}
+
+
+def sweep_tau_in_reach():
+  """The published tau in the unit of these margins, and the losses that MADPO is compared with."""
+  for side in ("full", "regularise"):
+    yield {"loss": madpo(4.0, side, tau=2.0)}
+  yield {"loss": dict(name="batchwise.beta_dpo", beta=0.1)}
+  for tau in (0.1, 0.5, 2.0):
+    yield {"loss": dict(name="pairwise.ipo", beta=tau)}

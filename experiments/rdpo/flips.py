@@ -35,6 +35,7 @@ def get_config(arg=""):
   config.rounds.noise = flipped(0.4)
   if arg == "cpu":
     config.rounds.update(prompts=384, steps_per_round=48)
+    config.evaluate.every = 20  # reward against KL on the way
   return common.smoke(config) if arg == "smoke" else config
 
 

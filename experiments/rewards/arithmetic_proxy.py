@@ -1,13 +1,16 @@
-r"""A proxy of the world's reward: a small model of it, learnt from few lists of one policy.
+r"""A proxy of the world's reward: a small model of it, learnt from few noisy pairs of one policy.
 
-    python -m larpo_jax.main --config experiments/larpo/objectives.py:cpu --workdir runs/sampled
+    python -m larpo_jax.main --config experiments/rdpo/flips.py:cpu --workdir runs/sampled \
+      --config.rounds.noise.rate=0.2
+    python -m larpo_jax.main --config experiments/rdpo/flips.py:cpu --workdir runs/held_out \
+      --config.seed=1
     python -m larpo_jax.main --config experiments/rewards/arithmetic_proxy.py --workdir runs/proxy
 
-The first run leaves what each of its rounds sampled, with the gold reward of every answer; the
-second learns from the best and the worst of each list of its first round (128 of them), and is
-tested on those of the second, which another policy wrote. "Preference accuracy, reward model" is
-over all pairs of a list. runs/proxy/export is then the reward of over_optimisation.py. Elsewhere
-than in runs/sampled: --config.data.train.path=FILE --config.data.test.path=FILE.
+The first run leaves the pairs that it learnt from, one of each of 384 prompts, a fifth of them with
+their labels flipped; the third learns from these, and is tested on four answers each of another
+policy to other prompts, by the gold reward. "Preference accuracy, reward model" is over all pairs
+of a list. runs/proxy/export is then the reward of over_optimisation.py. Elsewhere than in these
+directories: --config.data.train.path=FILE --config.data.test.path=FILE.
 
 The control arms of the sweep are a proxy half and one twice as wide.
 
@@ -22,8 +25,8 @@ def get_config(arg=""):
   config = common.arithmetic()
   config.supervised = config.reward = None
   config.scorer = dict(name="rewards.scalar")
-  config.data.train.path = "runs/sampled/rounds/0/candidates.jsonl"
-  config.data.test.path = "runs/sampled/rounds/1/candidates.jsonl"
+  config.data.train.path = "runs/sampled/rounds/0/lists.jsonl"
+  config.data.test.path = "runs/held_out/rounds/0/candidates.jsonl"
   columns = dict(prompt="prompt", responses="responses", scores="scores")
   config.data.reader = dict(name="readers.lists", **columns)
   config.data.skip = ("empty", "all_tied", "one_candidate", "equal")

@@ -4,7 +4,7 @@ r"""Over-optimisation: rounds that are ranked by a proxy, and what the gold rewa
       --workdir runs/over_optimisation --seeds 5
     python -m larpo_jax.report runs/over_optimisation
 
-runs/proxy/export is the proxy: run the two commands of arithmetic_proxy.py first. Every run then
+runs/proxy/export is the proxy: run the three commands of arithmetic_proxy.py first. Every run then
 has gold/reward, proxy/reward and kl at the start of each round and at the end, in the stage
 "rounds" of its metrics.jsonl. Gao et al. (https://arxiv.org/abs/2210.10760) see the proxy's reward
 go on rising with the distance from the start while the gold reward turns and falls.

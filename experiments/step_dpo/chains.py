@@ -51,6 +51,7 @@ def get_config(arg=""):
     config.rounds.steps.update(continuations=8, pairs=96)
     config.data.batch_size = 16
     config.evaluate.rows = 256
+    config.evaluate.every = 10  # reward against KL on the way
   if arg == "smoke":
     common.smoke(config)
     config.rounds.candidates = 4

@@ -100,6 +100,20 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
     yield f"config.rounds.steps_per_round={steps} leaves some of {stages} stages without a step"
   if rounds["optimizer"] == "kept" and steps < 0:
     yield "config.rounds.optimizer='kept' needs to know all steps: give rounds.steps_per_round"
+  rates = rounds["learning_rates"]
+  if rates and len(rates) != rounds["count"]:
+    yield (
+      f"config.rounds.learning_rates has {len(rates)} rates for config.rounds.count="
+      f"{rounds['count']} rounds: give one of each, or () for that of config.optimizer"
+    )
+  if rates and rounds["optimizer"] == "kept":
+    yield "config.rounds.optimizer='kept' has one schedule: set config.rounds.learning_rates=()"
+  gap = rounds["curriculum"] is not None and rounds["difficulty"] == "implicit_gap"
+  if gap and rounds["count"] == 1:
+    yield (
+      "config.rounds.difficulty='implicit_gap' is 0 for all lists of the first round, whose policy "
+      "is where it starts: use another one, or more rounds"
+    )
   if rounds["greedy"] and rounds["candidates"] == 1:
     yield "config.rounds.greedy=True takes one of config.rounds.candidates=1: give at least 2"
   if rounds["negatives"] == "other_prompt" and rounds["prompts"] == 1:

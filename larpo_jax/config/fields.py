@@ -18,7 +18,8 @@ class Field:
   high: float = math.inf  # inclusive
   above: float = -math.inf  # exclusive
   choices: tuple[str, ...] = ()
-  empty: bool = False  # a text that may be ""
+  empty: bool = False  # a text that may be "", a tuple that may be ()
+  item: Any = ""  # of a tuple whose default is (): one of its type
   required: bool = False  # where its node is given, so must it be
   filled: bool = True  # where it is left out, the default is filled in
 
@@ -98,7 +99,7 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   # Every so many steps (0: never) it becomes (1 - share) of itself and share of the policy.
   "reference.sync_every": Field(0, low=0),
   "reference.sync_share": Field(0.6, above=0, high=1),
-  "optimizer.name": Field("adamw", choices=("adamw", "adafactor", "lion", "sgd")),
+  "optimizer.name": Field("adamw", choices=("adamw", "adafactor", "lion", "rmsprop", "sgd")),
   "optimizer.learning_rate": Field(1e-6, above=0),
   "optimizer.schedule": Field("linear", choices=("constant", "linear", "cosine")),
   "optimizer.warmup": Field(0.1, low=0),
@@ -134,6 +135,9 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "rounds.repetition_penalty": Field(1.0, above=0),  # these two as in transformers
   "rounds.no_repeat_ngram_size": Field(0, low=0),
   "rounds.steps_per_round": Field(-1, low=-1),
+  "rounds.learning_rates": Field(
+    (), above=0, empty=True, item=1.0
+  ),  # of each round; (): the optimizer's
   "rounds.batch_size": Field(64, low=1),
   # Which rounds' candidates a round learns from beside its own.
   "rounds.memory": Field("none", choices=("none", "previous", "all")),
@@ -151,6 +155,7 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   # What is trained on of a prompt's candidates; None is lists.whole. A text counts once: dedupe.
   "rounds.lists": Spec("larpo_jax.data", module="lists", optional=True),
   "rounds.dedupe": Field(False),
+  "rounds.min_gap": Field(0.0, low=0),  # lists whose rewards differ by less are left out
   # What a judge who errs makes of the lists' labels; None: they are the reward's.
   "rounds.noise": Spec("larpo_jax.data", module="noise", optional=True),
   "rounds.agreed": Field(False),  # lists in which noise changed who is preferred are left out

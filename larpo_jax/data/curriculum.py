@@ -26,6 +26,14 @@ def hard_to_easy(
   return _cut(np.argsort(-difficulty, kind="stable"), stages)
 
 
+def random_stages(
+  difficulty: np.ndarray, rng: np.random.Generator, *, stages: int = 3
+) -> list[np.ndarray]:
+  """Parts of one difficulty each, in a random order: the control of the order alone."""
+  parts = easy_to_hard(difficulty, rng, stages=stages)
+  return [parts[place] for place in rng.permutation(stages)]
+
+
 def shuffled(
   difficulty: np.ndarray, rng: np.random.Generator, *, stages: int = 3
 ) -> list[np.ndarray]:

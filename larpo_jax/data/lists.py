@@ -131,10 +131,12 @@ def rso(
   RSO, https://arxiv.org/abs/2309.06657, Algorithm 1, which samples from a policy tilted by
   exp(score / beta). Its candidates are a set of texts: set rounds.dedupe=True. pairing is
   "first_round", "tournament" or, for one list of what is accepted, "whole". beta 0.5 is the paper's
-  for its reward's logits; 8 of 64 candidates are kept there. Raises ValueError on another pairing
-  and where keep is below 1.
+  for its reward's logits; 8 of 64 candidates are kept there; 0 keeps the best, a large one any.
+  Raises ValueError on another pairing and where keep is below 1 or beta below 0.
   """
   _at_least_one(keep=keep)
+  if not beta >= 0:
+    raise ValueError(f"beta={beta} must be at least 0: it divides the scores")
   known: dict[str, Strategy] = dict(first_round=first_round, tournament=tournament, whole=whole)
   if pairing not in known:
     raise ValueError(f"pairing={pairing!r} is not one of {', '.join(known)}")
@@ -152,6 +154,9 @@ def _accepted(scores: np.ndarray, rng: np.random.Generator, beta: float, keep: i
   to how candidates were sampled; here they come ranked, and are shuffled.
   """
   pool = _shuffled(scores, rng)
+  if beta == 0:
+    best = sorted(pool, key=lambda place: -scores[place])[:keep]
+    return [place for place in pool if place in best]
   accepted: list[int] = []
   while pool and len(accepted) < keep:
     most = max(scores[place] for place in pool)

@@ -54,6 +54,25 @@ def margin_dependent(
   return _turned(labels) if rng.random() < chance else labels
 
 
+def annotators(
+  rewards: np.ndarray,
+  labels: np.ndarray,
+  rng: np.random.Generator,
+  *,
+  rates: tuple[float, ...] = (0.05, 0.2, 0.4),
+) -> np.ndarray:
+  """`symmetric` by one of several annotators, drawn evenly for the list, each with its own rate.
+
+  Raises ValueError without an annotator, and unless each rate is from 0 to 1.
+  """
+  if not rates:
+    raise ValueError("rates=() names no annotator: give the rate at which each of them errs")
+  for rate in rates:
+    _share(rate)
+  rate = rates[rng.integers(len(rates))]
+  return _turned(labels) if rng.random() < rate else labels
+
+
 def bradley_terry(
   rewards: np.ndarray, labels: np.ndarray, rng: np.random.Generator, *, scale: float = 1.0
 ) -> np.ndarray:

@@ -8,15 +8,14 @@ import os
 import pathlib
 from typing import Any
 
-from larpo_jax import workdir
-
 NAME = "reading.json"
 SETTINGS = ("max_prompt", "max_response", "chat", "eos", "boundary")  # of config.data
 
 
 def save(directory: str | os.PathLike, data: Mapping[str, Any]) -> None:
   """Writes those of config.data into a model's directory."""
-  workdir.write_json(pathlib.Path(directory) / NAME, {name: data[name] for name in SETTINGS})
+  found = {name: data[name] for name in SETTINGS}
+  (pathlib.Path(directory) / NAME).write_text(json.dumps(found, indent=2) + "\n")
 
 
 def settings(directory: str | os.PathLike, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ class Series(NamedTuple):
   """One run's: name -> steps and values."""
 
   training: Mapping[str, Points]  # over all stages of alignment, one after the other
-  evaluated: Mapping[str, Points]  # over rounds where there are any, else over training steps
+  evaluated: Mapping[str, Points]  # over training steps, or rounds if only these were evaluated
   unit: str  # of the steps of `evaluated`
 
 
@@ -41,6 +42,7 @@ def read(run: Run) -> Series:
   evaluated: dict[str, Points] = {}
   offset = last = 0.0
   stage = ""
+  ends: dict[int, float] = {}  # of each round, in steps
   for row in writers.read(run.directory):
     if row["stage"] == ROUNDS:
       _add(rounds, row, row["step"])
@@ -49,9 +51,18 @@ def read(run: Run) -> Series:
         stage, offset = row["stage"], last
       last = max(last, offset + row["step"])
       _add(training, row, offset + row["step"])
+      if found := re.match(r"round_(\d+)", stage):
+        ends[int(found[1])] = last
   for name in [name for name in training if name.startswith("eval_")]:
     evaluated[name] = training.pop(name)
-  return Series(training, rounds or evaluated, "round" if rounds else "step")
+  if rounds and not evaluated:
+    return Series(training, rounds, "round")
+  starts = lambda number: max([end for n, end in ends.items() if n < number], default=0.0)  # noqa: E731
+  for name in evaluated.keys() & rounds.keys():
+    steps, values = rounds[name]
+    points = dict(zip(map(starts, steps), values)) | dict(zip(*evaluated[name]))
+    evaluated[name] = (sorted(points), [points[step] for step in sorted(points)])
+  return Series(training, evaluated, "step")
 
 
 def _add(series: dict[str, Points], row: Mapping[str, float], step: float) -> None:
