@@ -187,7 +187,7 @@ def test_every_key_with_one_letter_changed_is_refused_with_the_right_one_named(s
     ("rounds.lists", {"name": "lists.top_bottom", "positive": 1}, "did you mean 'positives'?"),
     ("rounds.lists", {"name": "lists.rso", "keep": 2.5}, "keep=2.5 must be a whole number"),
     ("rounds.lists", {"name": "lists.rso", "keep": 0}, "config.rounds.lists: keep=0 must be at"),
-    ("rounds.lists", {"name": "lists.rso", "beta": 0.0}, "lists.beta=0.0 must be above 0"),
+    ("rounds.lists", {"name": "lists.rso", "beta": -0.5}, "beta=-0.5 must be at least 0"),
     ("rounds.lists", {"name": "lists.rso", "pairing": "al"}, "pairing='al' is not one of first"),
     ("rounds.noise", {"name": "lists.whole"}, "no 'lists.whole'"),
     ("rounds.noise", {"name": "noise.symetric"}, "did you mean 'noise.symmetric'?"),

@@ -63,6 +63,11 @@ def test_the_controls_of_a_curriculum_have_the_same_lists_in_another_order(run, 
   gap = lambda row: np.ptp(json.loads(row)[2])  # noqa: E731
   assert [gap(row) for row in hard] == sorted(map(gap, hard))
   assert mixed not in (easy, hard)
+  parts = order("random_stages")
+  assert parts == order("random_stages")
+  third = len(easy) // 3
+  cut = lambda rows: [rows[i : i + third] for i in range(0, 3 * third, third)]  # noqa: E731
+  assert len(easy) % 3 or sorted(cut(parts)) == sorted(cut(easy)), "each part is of one difficulty"
   assert order("shuffled") == mixed, "a run that is resumed draws the same parts"
 
 

@@ -46,9 +46,8 @@ def as_often(found, chance, count=4000):
 
 
 def test_all_are_found_and_documented():
-  assert set(NOISES) == {
-    *("noise.symmetric", "noise.margin_dependent", "noise.bradley_terry", "noise.position_bias"),
-  }
+  found = ("symmetric", "annotators", "margin_dependent", "bradley_terry", "position_bias")
+  assert set(NOISES) == {f"noise.{name}" for name in found}
   for name, function in NOISES.items():
     assert inspect.getdoc(function)
     assert grouping.noise(dict(name=name)) is function
@@ -71,6 +70,7 @@ def test_labels_keep_their_values_and_prefer_some_response(name, seed):
   "spec",
   [
     dict(name="noise.symmetric", rate=0.0),
+    dict(name="noise.annotators", rates=(0.0,)),
     dict(name="noise.margin_dependent", rate=0.0),
     dict(name="noise.margin_dependent", rate=1.0, scale=1e-9),
     dict(name="noise.bradley_terry", scale=0.0),
@@ -92,6 +92,15 @@ def test_symmetric_flips_at_its_rate_whatever_the_rewards(seed):
       found = flips(judge, rewards, seed)
       assert as_often(found, rate)
       assert not as_often(found, rate + 0.15)
+
+
+def test_annotators_err_each_at_their_own_rate_on_a_share_of_lists_each(seed):
+  judge = functools.partial(noise.annotators, rates=(0.0, 0.3, 0.9))
+  found = flips(judge, [0.2, 0.1], seed)
+  assert as_often(found, 0.4)
+  assert not as_often(found, 0.3)
+  (alone,) = (functools.partial(noise.annotators, rates=(rate,)) for rate in (1.0,))
+  assert as_often(flips(alone, [0.2, 0.1], seed), 1.0)
 
 
 def test_what_a_rate_turns_round_any_higher_rate_turns_round(seed):

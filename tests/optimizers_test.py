@@ -105,6 +105,21 @@ def test_lion_is_its_formula(seed):
     np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def test_rmsprop_is_that_of_pytorch(seed):
+  """With the arguments that make optax's the same: beta-DPO's optimiser."""
+  torch = pytest.importorskip("torch")
+  spec = dict(name="rmsprop", learning_rate=PEAK, decay=0.99, eps=1e-8, eps_in_sqrt=False)
+  found, gradients, _ = trained(spec, seed)
+  wanted = {name: torch.tensor(value, requires_grad=True) for name, value in start(seed).items()}
+  peer = torch.optim.RMSprop(wanted.values(), lr=PEAK, alpha=0.99, eps=1e-8)
+  for gradient in gradients:
+    for name, value in wanted.items():
+      value.grad = torch.tensor(gradient[name])
+    peer.step()
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value.detach().numpy(), 1e-5, 1e-6, err_msg=name)
+
+
 def test_adafactor_descends_and_holds_less(seed):
   width = 256
   params = nnx.State({"matrix": nnx.Param(jnp.ones((width, width)), logical_axes=("embed", "mlp"))})

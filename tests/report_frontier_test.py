@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 import synthetic_sweep
 
-from larpo_jax.report import drawing, findings, frontier, sentences, series
+from larpo_jax import writers
+from larpo_jax.report import collect, drawing, findings, frontier, sentences, series
 
 
 def curve(reach, shape, points=5):
@@ -59,6 +60,26 @@ def test_each_seed_is_compared_at_its_own_kl(seed):
   assert found.contrast.p == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue)
   assert frontier.matched({0: []}, {0: curve(1, abs)}) is None
   assert frontier.matched({0: curve(1, abs)}, {1: curve(1, abs)}) is None
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_path_has_the_evaluations_within_rounds_and_between_them(tmp_path, resumed):
+  """The row of a round lies where its steps begin, wherever in the file it was written."""
+  writer = writers.Writer(tmp_path)
+  both = lambda value: {"eval_kl": value / 10, "eval_gold": value}  # noqa: E731
+  rows = [(0, "rounds", both(0.0)), (2, "round_0", both(1.0)), (4, "round_0", {"loss": 1.0})]
+  rows += [(1, "rounds", both(3.0)), (2, "round_1", both(4.0)), (3, "round_1", {"loss": 1.0})]
+  rows += [(2, "rounds", both(6.0))]
+  if resumed:
+    rows[3], rows[4] = rows[4], rows[3]
+  for step, stage, row in rows:
+    writer.write(step, row, stage=stage)
+  writer.close()
+  run = collect.Run("arm", 0, {}, {}, {}, {}, tmp_path)
+  found = series.read(run)
+  assert found.unit == "step"
+  assert found.evaluated["eval_gold"] == ([0, 2, 4, 6, 7], [0.0, 1.0, 3.0, 4.0, 6.0])
+  assert found.training["loss"][0] == [4, 7]
 
 
 def arm(name, gain, reach):

@@ -203,6 +203,36 @@ def test_the_reference_is_the_policy_of_the_round_or_of_the_start(reference, run
     assert call["settings"]["reference"] is (call["params"] if reference == "round" else params)
 
 
+def test_each_round_has_its_own_learning_rate(run, learnt):
+  here, params = run(learning_rates=(3e-3, 2e-3, 1e-3))
+  asked = inputs.prompts(here)
+  rounds.learn(here, params, asked, rules.brevity, before=BEFORE, evaluate=lambda _: reward(0.5))
+  rates = [call["settings"]["optimizer"]["learning_rate"] for call in learnt]
+  assert rates == [3e-3, 2e-3, 1e-3]
+  rest = [{**call["settings"]["optimizer"], "learning_rate": 0} for call in learnt]
+  assert rest == [{**here.config.optimizer, "learning_rate": 0}] * ROUNDS
+
+
+def test_a_policy_is_evaluated_within_a_round_where_that_is_asked_for(run, tmp_path):
+  """Every so many steps, and with the same bits as without."""
+  here, params = run(count=1, steps_per_round=3)
+  asked, ended = inputs.prompts(here), []
+  for every in (0, 2):
+    config = here.config.copy_and_resolve_references().unlock()
+    config.evaluate.every = every
+    there = tmp_path / f"{every}"
+    shutil.copytree(here.workdir, there, dirs_exist_ok=True)
+    this = dataclasses.replace(here, config=config, workdir=there, writer=writers.Writer(there))
+    seen = []
+    answer = lambda params: seen.append(params) or reward(len(seen))  # noqa: B023, E731
+    ended.append(rounds.learn(this, params, asked, rules.brevity, before=BEFORE, evaluate=answer))
+    told = [row for row in writers.read(there) if "eval_gold/reward" in row]
+    assert [(row["stage"], row["step"]) for row in told] == [
+      ("rounds", 0), *([("round_0", 2)] if every else [])
+    ]  # fmt: skip
+  jax.tree.map(np.testing.assert_array_equal, *ended)
+
+
 def test_a_loss_sees_the_reference_that_a_stage_is_given(run):
   here, params = run()
   asked = inputs.prompts(here)
