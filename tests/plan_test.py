@@ -93,7 +93,8 @@ def test_a_round_is_planned_with_the_models_that_it_reads(checkpoint, tmp_path):
   weights = sum(
     x.size for x in safetensors.numpy.load_file(checkpoint / "model.safetensors").values()
   )
-  assert alone["parameters"] == 4 * weights and "optimizer" not in alone
+  assert alone["parameters"] == 4 * weights
+  assert "optimizer" not in alone
   asked.rounds.teacher = dict(paths=(str(checkpoint), str(tmp_path / "no")), candidates=1)
   asked.rounds.teacher.temperature = 1.0
   asked.reward = dict(name="models.pairwise", path=str(checkpoint))
@@ -102,7 +103,8 @@ def test_a_round_is_planned_with_the_models_that_it_reads(checkpoint, tmp_path):
   assert found["a teacher"] == found["reward model"] == 4 * weights
   assert sum(found.values()) - sum(alone.values()) == 8 * weights
   text = told(asked, machine)
-  assert "while a round samples" in text and f"{tmp_path / 'no'} is not there" in text
+  assert "while a round samples" in text
+  assert f"{tmp_path / 'no'} is not there" in text
 
 
 def test_a_reward_model_has_no_logits(checkpoint):
@@ -114,7 +116,8 @@ def test_a_reward_model_has_no_logits(checkpoint):
   asked.scorer = dict(name="rewards.scalar")
   asked.loss = dict(name="reward_models.bradley_terry")
   scalar = plan.job_of(configs.validate(asked), machine, (64, 64))
-  assert language.works[0].scored == 2 * 64 and scalar.works[0].scored == 0
+  assert language.works[0].scored == 2 * 64
+  assert scalar.works[0].scored == 0
   size = lambda job: sum(x.size for x in jax.tree.leaves(job.model.params))  # noqa: E731
   head = scalar.model.architecture.hidden_size
   assert size(scalar) == size(language) + head, "the unembedding is tied"
