@@ -116,6 +116,22 @@ def test_page_and_every_point_of_its_sweeps_are_valid(path):
       config_lib.validate(override(page.get_config(), point))
 
 
+def test_published_settings_are_valid_and_say_how_sure_they_are():
+  page = load(ROOT / "experiments" / "published.py")
+  assert len(page.PRESETS) > 25
+  flat = lambda node: config_lib.flat(config_lib.validate(node).to_dict())  # noqa: E731
+  for name, preset in page.PRESETS.items():
+    assert preset.verified in ("read", "memory", "uncertain")
+    assert preset.source
+    small, large = (flat(page.get_config(name + size)) for size in (",cpu", ""))
+    assert small["loss.name"] == large["loss.name"]
+    for key, value in preset.scale.items():
+      if key != "optimizer":
+        assert large[key] == value, (name, key)
+  with pytest.raises(ValueError, match="no preset 'copoo' here; there are: larpo_con"):
+    page.get_config("copoo")
+
+
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_smoke_trains_on_a_mesh_of_three_axes(path, tmp_path, checkpoint, request):
   config = load(path).get_config("smoke")
