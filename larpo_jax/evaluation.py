@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 
 from larpo_jax import inputs, lookup, pools, stage, worlds
 from larpo_jax.data import batching
-from larpo_jax.evaluators import generation, preference
+from larpo_jax.evaluators import generation, preference, winrate
 from larpo_jax.evaluators.generation import Evaluation
 from larpo_jax.session import Session
 from larpo_jax.types import Array, Batch, LogProbs, Metrics, Reward
@@ -36,14 +37,40 @@ def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
 
 
 def ends(session: Session, start: Any, params: Any) -> Evaluation:
-  """`evaluate` and, where config.evaluate.samples says so, pools: what both ends of a run have."""
+  """`evaluate`, who wins and, where config.evaluate.samples says so, pools: at both ends of a run.
+
+  sampled/win_rate and its length-controlled one are those of the samples against the start's, each
+  to the same prompts, by the gold reward; of the start against itself 0.5.
+  """
   found = evaluate(session, start, params)
+  wrote = [line for line in found.lines if line["set"] == "written" and "gold/reward" in line]
+  if wrote:
+    begun = wrote if params is start else stage.lines(session, "before")
+    found = found._replace(numbers=found.numbers | _won(begun, wrote))
   if not session.config.evaluate.samples:
     return found
   more = pools.measure(session, params)
   by_row = {line["row"]: line for line in more.lines}
   joined = lambda line: line | by_row[line["row"]] if line["set"] == "written" else line  # noqa: E731
   return Evaluation(found.numbers | more.numbers, [joined(line) for line in found.lines])
+
+
+def _won(
+  begun: Sequence[Mapping[str, Any]], wrote: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+  """The win rates of samples over those of the start, from the lines of both."""
+  rows = {line["row"]: line for line in begun if line["set"] == "written"}
+  sides = [[_sampled(rows[line["row"]]) for line in wrote], [_sampled(line) for line in wrote]]
+  texts = ([each["text"] for each in side] for side in sides)
+  first, second = ([each["gold/reward"] for each in side] for side in sides)
+  found = winrate.win_rate(
+    winrate.by_reward([line["prompt"] for line in wrote], *texts, (first, second))
+  )
+  return {"sampled/win_rate": found.plain, "sampled/win_rate_lc": found.length_controlled}
+
+
+def _sampled(line: Mapping[str, Any]) -> Mapping[str, Any]:
+  return next(each for each in line["responses"] if each["kind"] == "sampled")
 
 
 def written(session: Session, start: Any, params: Any) -> Evaluation:

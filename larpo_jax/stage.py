@@ -216,6 +216,11 @@ def remembered(session: Session, name: str, compute: Callable[[], Evaluation]) -
   return numbers
 
 
+def lines(session: Session, name: str) -> list[dict[str, Any]]:
+  """What an evaluation that is remembered found of each prompt."""
+  return workdir.read_jsonl(session.workdir / "results" / f"{name}.jsonl")
+
+
 def gathered(tree: Any) -> Any:
   """The whole of arrays that are sharded, as NumPy, on every process."""
   if jax.process_count() > 1:

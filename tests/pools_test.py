@@ -91,7 +91,9 @@ def test_numbers_are_means_of_the_lines_of_an_evaluation(tmp_path, judged):
   assert of_pools == wanted
   assert {"gold/reward", "kl"} <= set(found.numbers)
   assert len(found.lines) == ROWS
-  for name in set(found.numbers) - {"kl_stderr"}:
+  wins = {"sampled/win_rate", "sampled/win_rate_lc"}
+  assert {found.numbers[name] for name in wins} == {0.5}, "of the start against itself"
+  for name in set(found.numbers) - {"kl_stderr"} - wins:
     assert found.numbers[name] == pytest.approx(np.mean([line[name] for line in found.lines])), name
   assert all({"prompt", "responses"} <= set(line) for line in found.lines)
   for row, line in enumerate(found.lines):

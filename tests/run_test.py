@@ -54,6 +54,20 @@ def test_a_run_says_and_writes_what_it_did(whole):
     assert margins[0] == pytest.approx(0, abs=1e-6) != margins[1]
 
 
+def test_samples_are_compared_with_those_of_the_start(whole):
+  """Win rates by the gold reward of each prompt's own two samples."""
+  workdir, _, _ = whole
+  read = lambda name: (workdir / "results" / f"{name}.jsonl").read_text().splitlines()  # noqa: E731
+  rewards = [
+    [json.loads(line)["sampled/gold/reward"] for line in read(name)] for name in ("before", "after")
+  ]
+  wins = [(then < now) + 0.5 * (then == now) for then, now in zip(*rewards, strict=True)]
+  summary = json.loads((workdir / "results" / "summary.json").read_text())
+  assert summary["after"]["sampled/win_rate"] == pytest.approx(sum(wins) / len(wins))
+  assert 0 <= summary["after"]["sampled/win_rate_lc"] <= 1
+  assert summary["before"]["sampled/win_rate"] == summary["before"]["sampled/win_rate_lc"] == 0.5
+
+
 def test_the_same_command_again_says_that_it_is_finished(whole, cache):
   workdir, _, _ = whole
   before = digest(workdir)
