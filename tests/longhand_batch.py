@@ -51,15 +51,24 @@ def dr_dpo(rows, beta, temperature):
   drop=(0.0, 0.7),
   momentum=(0.5, 0.95),
   smallest=(1e-3, 0.1),
+  init=["corrected", "zero", "first"],
+  dropped=["unusual", "widest", "narrowest"],
+  scope=["batch", "pair"],
+  unit=["nats", "rewards"],
 )
-def beta_dpo(rows, beta, alpha, drop, momentum, smallest, kept, centre):
+def beta_dpo(rows, beta, alpha, drop, momentum, smallest, init, dropped, scope, unit, kept, centre):
   """Given which prompts are kept, and the running mean of the gaps, this batch's included."""
-  del drop, momentum  # what `kept` and `centre` follow from
+  del drop, momentum, init, dropped  # what `kept` and `centre` follow from
   gap = [mean(w.rho - l.rho for w, l in row.ends) for row in rows]
-  ahead = mean(x for x, is_kept in zip(gap, kept) if is_kept) - centre
-  used = max(beta * (1 + alpha * ahead), smallest)
+  middle = mean(x for x, is_kept in zip(gap, kept) if is_kept)
   share = len(pair_rows(rows)) / sum(kept)
-  return [softplus(-used * x) * share if is_kept else 0.0 for x, is_kept in zip(gap, kept)]
+
+  def loss(x):
+    ahead = (x if scope == "pair" else middle) - centre
+    used = max(beta * (1 + alpha * ahead * (beta if unit == "rewards" else 1.0)), smallest)
+    return softplus(-used * x) * share
+
+  return [loss(x) if is_kept else 0.0 for x, is_kept in zip(gap, kept)]
 
 
 @of_batch("batchwise.bco_pair_shift", beta=BETA)
@@ -168,6 +177,20 @@ def turned(row):
 def robust(rows, kernel, epsilon):
   there, back = kernel(rows), kernel([turned(row) for row in rows])
   return [((1 - epsilon) * x - epsilon * y) / (1 - 2 * epsilon) for x, y in zip(there, back)]
+
+
+@both("wrappers.smoothed", epsilon=(0.0, 0.5))
+def conservative(rows, kernel, epsilon):
+  there, back = kernel(rows), kernel([turned(row) for row in rows])
+  return [(1 - epsilon) * x + epsilon * y for x, y in zip(there, back)]
+
+
+@both("wrappers.distributionally_robust", temperature=(0.2, 5.0))
+def distributionally_robust(rows, kernel, temperature):
+  counted = [x for x, row in zip(kernel(rows), rows) if row.weight and row.ends]
+  least = min(counted)
+  soft = least - temperature * math.log(mean(math.exp((least - x) / temperature) for x in counted))
+  return [soft if row.ends else 0.0 for row in rows]
 
 
 @both("wrappers.with_sft", sft=(0.0, 3.0))

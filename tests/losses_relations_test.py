@@ -70,6 +70,7 @@ IS_DPO = {
   "madpo, c between 1 and 1": of(scored.madpo, c_max=1.0 + 1e-6, c_min=1.0 - 1e-6),
   "robust, eps 0": wrappers.robust(DPO, epsilon=0.0),
   "ld_dpo, alpha 1": wrappers.ld_dpo(DPO, alpha=1.0),
+  "smoothed, eps 0": wrappers.smoothed(DPO, epsilon=0.0),
   "with_sft, sft 0": wrappers.with_sft(DPO, sft=0.0),
   "alpha_divergence towards 1": wrappers.alpha_divergence(DPO, alpha=1.0 - 1e-4),
 }
@@ -143,6 +144,15 @@ def test_robust_and_conservative_are_linear_in_the_margin(eps, seed):
   np.testing.assert_allclose(robust, plain - eps * z / (1 - 2 * eps), 1e-4, 1e-5)
   smoothed, _ = pairwise.cdpo(*arguments, beta=0.1, label_smoothing=eps)
   np.testing.assert_allclose(smoothed, plain + eps * z, 1e-5, 1e-5)
+
+
+def test_wrappers_around_dpo_are_the_kernels_of_their_papers(seed):
+  for K in (2, 4):
+    arguments = lists(seed, K=K)
+    cdpo = of(pairwise.cdpo, beta=0.1, label_smoothing=0.3)
+    same(wrappers.smoothed(DPO, epsilon=0.3), cdpo, arguments)
+    dr_dpo = of(batchwise.dr_dpo, beta=0.1, temperature=0.7)
+    same(wrappers.distributionally_robust(DPO, temperature=0.7), dr_dpo, arguments)
 
 
 def test_robust_is_unbiased_under_flips(seed):

@@ -57,18 +57,21 @@ def moments(gaps):
 @pytest.mark.parametrize("i", range(6))
 def test_beta_dpo_is_its_formula_given_what_it_keeps(i, spread, seed):
   name = "batchwise.beta_dpo"
-  numbers, given = numbers_of(name, seed, i)
+  numbers, settings = hyper_parameters(name, seed, i)
+  given = {key: float(x) for key, x in numbers.items()} | settings
   for key in ("beta", "alpha", "smallest"):  # so that no loss underflows: those above 0 are kept
     numbers[key] = np.float32(given[key] / (3 * max(spread, 1)))
     given[key] = float(numbers[key])
   m, statistics, centre, spread_of = given["momentum"], None, 0.0, 0.0
   for step in range(1, STEPS + 1):
     policy, reference, batch = arguments(seed, 10 * i + step, spread)
-    loss, _, statistics = compiled(name)(policy, reference, batch, numbers, statistics)
+    run = compiled(name, tuple(settings.items()))
+    loss, _, statistics = run(policy, reference, batch, numbers, statistics)
     rows = prompts(policy, reference, batch)
     gaps = [mean(w.rho - l.rho for w, l in row.ends) for row in pair_rows(rows)]
     middle, deviation = moments(gaps)
-    centre, spread_of = m * centre + (1 - m) * middle, m * spread_of + (1 - m) * deviation
+    old = 0.0 if step == 1 and settings["init"] == "first" else m
+    centre, spread_of = old * centre + (1 - old) * middle, old * spread_of + (1 - old) * deviation
     np.testing.assert_allclose(statistics["mean"], centre, 1e-5, 1e-5 * spread)
     np.testing.assert_allclose(statistics["std"], spread_of, 1e-5, 1e-5 * spread)
     assert statistics["step"] == step
@@ -76,7 +79,8 @@ def test_beta_dpo_is_its_formula_given_what_it_keeps(i, spread, seed):
     assert not any(is_kept and not row.ends for is_kept, row in zip(kept, rows))
     want = len(gaps) * (1 - given["drop"])
     assert sum(kept) in {max(1, math.floor(want + x)) for x in (-1e-5, 1e-5)}
-    want = FORMULAS[name].losses(rows, kept=kept, centre=centre / (1 - m**step), **given)
+    seen = 1 - m**step if settings["init"] == "corrected" else 1.0
+    want = FORMULAS[name].losses(rows, kept=kept, centre=centre / seen, **given)
     np.testing.assert_allclose(loss, want, 1e-4, 1e-5)
 
 
@@ -164,3 +168,36 @@ def test_sampo_of_a_longer_list_draws_from_all(seed):
       kept = lambda y, which=which, w=w: which[0 if y is w else 1]  # noqa: E731
       found += FORMULAS["tokenwise.sampo"].losses([row], beta=0.5, kept=kept)
     assert np.abs(np.array(found) - float(loss[b])).min() < 1e-5
+
+
+@pytest.mark.parametrize("dropped", ["widest", "narrowest"])
+@pytest.mark.parametrize(
+  ("init", "unit", "scope"), [("zero", "nats", "batch"), ("first", "rewards", "pair")]
+)
+def test_gaps_of_one_end_can_be_dropped_by_beta_dpo(init, unit, scope, dropped, seed):
+  beta, alpha, drop, m, smallest = 0.3, 0.5, 0.4, 0.8, 0.01
+  how = dict(beta=beta, alpha=alpha, drop=drop, momentum=m, smallest=smallest)
+  how |= dict(init=init, dropped=dropped, scope=scope, unit=unit)
+  statistics, centre = None, 0.0
+  for step in range(3):
+    policy, reference, batch = lists(seed + step, K=2, ragged=False, tied=False)
+    rows = prompts(policy, reference, batch)
+    gaps = [mean(w.rho - l.rho for w, l in row.ends) for row in rows]
+    run = jax.jit(functools.partial(batchwise.beta_dpo, **how))
+    loss, _, statistics = run(policy, reference, batch, statistics)
+    rate = 1.0 if step == 0 and init == "first" else 1 - m
+    centre += rate * (mean(gaps) - centre)
+    order = sorted(gaps, reverse=dropped == "narrowest")
+    kept = order[: max(1, math.floor(len(gaps) * (1 - drop)))]
+    scale = len(gaps) / len(kept)
+    for gap, found in zip(gaps, loss, strict=True):
+      said = gap if scope == "pair" else mean(kept)
+      used = beta * (1 + alpha * (said - centre) * (beta if unit == "rewards" else 1.0))
+      want = scale * math.log1p(math.exp(-max(used, smallest) * gap)) if gap in kept else 0.0
+      assert float(found) == pytest.approx(want, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["init", "dropped", "scope", "unit"])
+def test_an_unknown_variant_of_beta_dpo_is_refused(name, seed):
+  with pytest.raises(ValueError, match=f"{name}='no' is not one of"):
+    batchwise.beta_dpo(*lists(seed, K=2), None, **{name: "no"})

@@ -17,7 +17,7 @@ import pytest
 from larpo_jax import lookup, masked, objective
 
 FIELDS = ("token", "entropy", "kl", "collision")
-CITED = {"pairwise.cdpo"}  # its source is a note, not a paper
+CITED = {"pairwise.cdpo", "wrappers.smoothed"}  # their source is a note, not a paper
 
 COUPLED = {name: kernels.attribute(name, "couples_prompts", False) for name in SUBJECTS}
 every_kernel = pytest.mark.parametrize("name", SUBJECTS)

@@ -6,6 +6,7 @@ import re
 import signal
 import time
 
+import datasets
 import pytest
 import tiny_checkpoint
 from whole_runs import QUICK, digest, finish, make_pairs, real, start
@@ -66,6 +67,22 @@ def test_samples_are_compared_with_those_of_the_start(whole):
   assert summary["after"]["sampled/win_rate"] == pytest.approx(sum(wins) / len(wins))
   assert 0 <= summary["after"]["sampled/win_rate_lc"] <= 1
   assert summary["before"]["sampled/win_rate"] == summary["before"]["sampled/win_rate_lc"] == 0.5
+
+
+def test_lists_of_a_run_are_all_that_another_needs(whole, tmp_path, cache):
+  """A reward model learns from what a round was trained on, and is tested on what one sampled."""
+  rounds = whole[0] / "rounds"
+  lists, candidates = rounds / "0" / "lists.jsonl", rounds / "1" / "candidates.jsonl"
+  for path, columns in ((lists, set()), (candidates, {"sources", "finished", "lengths"})):
+    loaded = datasets.load_dataset("json", data_files=str(path), cache_dir=str(tmp_path / "hf"))
+    assert set(loaded["train"].column_names) == {"prompt", "responses", "scores"} | columns
+  page = "--config=experiments/rewards/arithmetic_proxy.py:smoke"
+  paths = [f"--config.data.train.path={lists}", f"--config.data.test.path={candidates}"]
+  code, output = finish(start(tmp_path / "proxy", page, *paths, cache=cache))
+  assert code == 0, output
+  after = json.loads((tmp_path / "proxy" / "results" / "after.json").read_text())
+  assert 0 <= after["score/accuracy"] <= 1
+  assert (tmp_path / "proxy" / "export" / "reading.json").exists()
 
 
 def test_the_same_command_again_says_that_it_is_finished(whole, cache):

@@ -44,7 +44,7 @@ def sweep():
     yield {"loss": inner}
     for epsilon in (0.1, 0.2):
       yield {"loss": dict(name="wrappers.robust", epsilon=epsilon, kernel=inner)}
-    for name in ("wpo", "ld_dpo", "with_sft"):
+    for name in ("smoothed", "distributionally_robust", "wpo", "ld_dpo", "with_sft"):
       yield {"loss": dict(name=f"wrappers.{name}", kernel=inner)}
 
 

@@ -16,7 +16,9 @@ gold reward of 0.85; of strength 3, it is "very" and nothing else, and 0.37. str
 control: the same noise, and nothing to be misled by. Watch gold/reward, proxy/reward and kl from
 round to round, and their ends against beta. The world has a supervised stage of its own.
 
-Not yet measured here.
+Measured at `:cpu`, five seeds, 27 minutes on one busy CPU core. Gold reward of samples: 0.76
+before; 0.91 with strength 0 after six rounds, 0.89 with 1; with 3 it is 0.86 after four and 0.85
+after six, while the proxy's goes from 0.94 to 1.44. Supported at this scale; docs/results.md.
 """
 
 from experiments import common

@@ -161,6 +161,10 @@ def beta_dpo(
   drop: float = 0.2,
   momentum: float = 0.9,
   smallest: float = 1e-3,
+  init: str = "corrected",
+  dropped: str = "unusual",
+  scope: str = "batch",
+  unit: str = "nats",
 ) -> tuple[jax.Array, Metrics, Statistics]:
   """beta-DPO: one beta for the batch, larger where its gaps are, and unusual pairs left out.
 
@@ -170,18 +174,28 @@ def beta_dpo(
   by beta, M and S are moved before they are used.
   Defaults: beta 0.1, alpha (a) 0.6, drop (mode_weight) 0.2, momentum 0.9 and smallest 0.001 are the
   authors' for HH.
-  Traps: the authors start M and S at 0, which is 0 / 0 at the first step; here both are corrected
-  for that bias. The draw is Gumbel's top-k, keyed by step and row; the batch size matters.
+  Traps: the authors start M and S at 0 (init="zero"), which is 0 / 0 at the first step; here both
+  are corrected for that bias, or begin with the first batch (init="first"). The draw is Gumbel's
+  top-k, keyed by step and row; the batch size matters. The paper's ablations: dropped="widest" or
+  "narrowest" gaps in place of a draw, and scope="pair", a beta by each pair's own gap.
+  unit="rewards" has gaps times beta in b, as re-implementations do, where alpha means less.
   """
+  _choices(init=init, dropped=dropped, scope=scope, unit=unit)
   before = _no_gaps_yet() if statistics is None else statistics
   ratio = _scores.log_ratio(policy, reference, batch)
   ahead = _pairs.mean(_scores.margins(ratio), batch)  # [B]
   weight = jnp.where(_pairs.taking_part(batch), batch.weight, 0.0)
   gap = jax.lax.stop_gradient(ahead)
-  new, centre, spread = _moved(before, gap, weight, momentum)
-  kept = weight * _drawn(gap, weight > 0, centre, spread, drop, before["step"], batch.row)
-  kept_gap = masked.weighted_mean(gap, kept)
-  used = jnp.maximum(beta * (1.0 + alpha * (kept_gap - centre)), smallest)
+  new, centre, spread = _moved(before, gap, weight, momentum, init)
+  order = {
+    "unusual": _noise(before["step"], batch.row) - 0.5 * jnp.square((gap - centre) / spread),
+    "widest": -gap,
+    "narrowest": gap,
+  }[dropped]
+  kept = weight * _first(order, weight > 0, drop)
+  told = gap if scope == "pair" else masked.weighted_mean(gap, kept)
+  ahead_of = (told - centre) * (beta if unit == "rewards" else 1.0)
+  used = jnp.maximum(beta * (1.0 + alpha * ahead_of), smallest)
   # Scaled, so that the batch's mean is the mean over the pairs that are kept.
   scale = jnp.sum(weight) / jnp.maximum(jnp.sum(kept), 1e-30)
   loss = -jax.nn.log_sigmoid(used * ahead) * jnp.where(kept > 0, scale, 0.0)
@@ -190,39 +204,48 @@ def beta_dpo(
   return loss, metrics, new
 
 
+def _choices(**given: str) -> None:
+  known = dict(
+    init=("corrected", "zero", "first"),
+    dropped=("unusual", "widest", "narrowest"),
+    scope=("batch", "pair"),
+    unit=("nats", "rewards"),
+  )
+  for name, value in given.items():
+    if value not in known[name]:
+      raise ValueError(f"{name}={value!r} is not one of {', '.join(known[name])}")
+
+
 def _moved(
-  before: Statistics, gap: jax.Array, weight: jax.Array, momentum: float
+  before: Statistics, gap: jax.Array, weight: jax.Array, momentum: float, init: str
 ) -> tuple[Statistics, jax.Array, jax.Array]:
-  """The new statistics, and mean and deviation without the bias of their start at 0."""
+  """The new statistics, and the mean and the deviation that are used."""
   mean = masked.weighted_mean(gap, weight)
   count = jnp.sum(jnp.where(weight > 0, 1.0, 0.0))
   variance = masked.weighted_mean(jnp.square(gap - mean), weight)
   std = jnp.sqrt(variance * count / jnp.maximum(count - 1.0, 1.0))  # unbiased, as the authors'
   step = before["step"] + jnp.where(count > 0, 1, 0)
-  rate = jnp.where(count > 0, 1.0 - momentum, 0.0)
+  begins = (before["step"] == 0) & (init == "first")
+  rate = jnp.where(count > 0, jnp.where(begins, 1.0, 1.0 - momentum), 0.0)
   new = {
     "step": step,
     "mean": before["mean"] + rate * (mean - before["mean"]),
     "std": before["std"] + rate * (std - before["std"]),
   }
   seen = jnp.maximum(1.0 - momentum ** step.astype(jnp.float32), 1e-6)
+  seen = seen if init == "corrected" else 1.0
   return new, new["mean"] / seen, jnp.maximum(new["std"] / seen, 1e-6)
 
 
-def _drawn(
-  gap: jax.Array,
-  there: Array,
-  centre: jax.Array,
-  spread: jax.Array,
-  drop: float,
-  step: jax.Array,
-  row: Array,
-) -> jax.Array:
-  """Which prompts are kept, 0 or 1 [B]: (1 - drop) of those there, likelier near the centre."""
+def _noise(step: jax.Array, row: Array) -> jax.Array:
+  """Gumbel noise [B] that depends on the step and the row."""
   key = jax.random.fold_in(jax.random.key(0), step)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(row).astype(jnp.uint32))
-  noise = jax.vmap(jax.random.gumbel)(keys)
-  chance = jnp.where(there, noise - 0.5 * jnp.square((gap - centre) / spread), -jnp.inf)
-  place = jnp.argsort(jnp.argsort(-chance))
+  return jax.vmap(jax.random.gumbel)(keys)
+
+
+def _first(order: jax.Array, there: Array, drop: float) -> jax.Array:
+  """0 or 1 [B]: the (1 - drop) of those there that are highest in the order, at least one."""
+  place = jnp.argsort(jnp.argsort(-jnp.where(there, order, -jnp.inf)))
   count = jnp.floor(jnp.sum(jnp.where(there, 1.0, 0.0)) * (1.0 - drop))
   return jnp.where(there & (place < jnp.maximum(count, 1.0)), 1.0, 0.0)

@@ -42,6 +42,53 @@ def robust(kernel: Kernel, *, epsilon: float = 0.1) -> Kernel:
   return _like(kernel, wrapped)
 
 
+def smoothed(kernel: Kernel, *, epsilon: float = 0.1) -> Kernel:
+  """Conservative about labels that may be wrong: the other order is believed a little, too.
+
+  Formula: (1 - eps) kernel(w, l) + eps kernel(l, w)
+  Source: cDPO, https://ericmitchell.ai/cdpo.pdf, for any kernel of pairs; around `pairwise.dpo` it
+  is TRL's "sigmoid" with label_smoothing, `pairwise.cdpo`.
+  Defaults: eps = epsilon 0.1 is TRL's recipe.
+  Traps: the other sign than `robust`, which undoes what this one fears: margins stop at the
+  log-odds of the labels. Lists are reversed.
+  """
+  _scores.require("epsilon", epsilon, lambda e: 0.0 <= e <= 0.5, "from 0 to 0.5")
+
+  def wrapped(policy: LogProbs, reference: LogProbs, batch: Batch) -> tuple[jax.Array, Metrics]:
+    kept, metrics = kernel(policy, reference, batch)
+    flipped, _ = kernel(policy, reference, dataclasses.replace(batch, label=-batch.label))
+    return (1 - epsilon) * kept + epsilon * flipped, metrics
+
+  return _like(kernel, wrapped)
+
+
+def distributionally_robust(kernel: Kernel, *, temperature: float = 1.0) -> Kernel:
+  """Prompts of the batch with a large loss, which may be mislabelled, count less.
+
+  Formula: -b log mean over the batch of exp(-kernel / b), b = temperature
+  Source: Dr.DPO, https://arxiv.org/abs/2407.07880, Eq. 12, for any kernel that compares; around
+  `pairwise.dpo` it is `batchwise.dr_dpo`.
+  Defaults: b (mode_weight) 1 is the authors'.
+  Traps: every prompt of the batch reports the same loss, 0 where all labels are equal. The batch
+  size matters.
+  """
+  bounds = "above 0 and finite"
+  _scores.require("temperature", temperature, lambda b: 0.0 < b < math.inf, bounds)
+
+  def wrapped(policy: LogProbs, reference: LogProbs, batch: Batch) -> tuple[jax.Array, Metrics]:
+    loss, metrics = kernel(policy, reference, batch)
+    there = _scores.ordered(batch)
+    weight = jnp.where(there, batch.weight, 0.0)
+    scaled = jnp.where(there, -loss / temperature, 0.0)
+    some = jnp.sum(weight) > 0
+    # Without any, log of a sum of one stands in, so that there is no log of 0 to differentiate.
+    lse = jax.nn.logsumexp(scaled, b=jnp.where(some, weight, 1.0))
+    value = -temperature * (lse - jnp.log(jnp.maximum(jnp.sum(weight), 1e-30)))
+    return jnp.where(there & some, value, 0.0), metrics
+
+  return _like(kernel, wrapped, couples_prompts=True)
+
+
 def wpo(kernel: Kernel, *, largest: float = 1.0) -> Kernel:
   """WPO: pairs count as much as the policy would write them itself.
 
