@@ -32,9 +32,10 @@ from experiments import common
 def get_config(arg=""):
   """The page, for an accelerator; `:cpu` for two cores, `:smoke` for seconds."""
   config = common.arithmetic()
-  # No hasty demonstrations, whose one error is at the first step: nothing to find.
-  config.world = dict(name="arithmetic", steps=(4, 6), slip=0.3)
-  config.supervised.update(examples=32_000, steps=1000)
+  # No hasty demonstrations, whose one error is at the first step: nothing to find. No slips, which
+  # are chance and no lack of knowledge: the start errs because it has not seen enough.
+  config.world = dict(name="arithmetic", steps=(4, 6), slip=0.0)
+  config.supervised.update(examples=16_000, steps=500)
   config.data.max_response = 64
   config.loss = dict(name="pairwise.dpo", beta=0.4)
   config.rounds = dict(count=1, prompts=4096, candidates=2, temperature=0.8, max_tokens=64)
@@ -43,13 +44,13 @@ def get_config(arg=""):
     unit="step", chosen="self", continuations=20, misplaced=0.0, pairs=1024
   )
   config.data.batch_size = 64
-  config.optimizer.learning_rate = 3e-4
+  config.optimizer.learning_rate = 5e-5
   config.evaluate.rows = 1024
   config.export = False
   if arg == "cpu":
-    config.rounds.update(prompts=256, batch_size=128, steps_per_round=24)
-    config.rounds.steps.update(continuations=8, pairs=96)
-    config.data.batch_size = 16
+    config.rounds.update(prompts=1024, batch_size=256, steps_per_round=24)
+    config.rounds.steps.update(continuations=8, pairs=256)
+    config.data.batch_size = 32
     config.evaluate.rows = 256
     config.evaluate.every = 10  # reward against KL on the way
   if arg == "smoke":
@@ -66,6 +67,13 @@ def sweep():
   yield {"rounds.steps.chosen": "oracle"}
   for share in (0.2, 0.4):
     yield {"rounds.steps.misplaced": share}
+
+
+def sweep_rate():
+  """Whole answers and single steps at three learning rates."""
+  for unit in ("answer", "step"):
+    for rate in (2e-5, 1e-4, 3e-4):
+      yield {"rounds.steps.unit": unit, "optimizer.learning_rate": rate}
 
 
 def sweep_beta():
