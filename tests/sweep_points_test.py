@@ -11,6 +11,7 @@ from larpo_jax import config as configs
 from larpo_jax.sweep import points, resolved
 
 ROOT = pathlib.Path(__file__).parent.parent
+ROUNDS = dict(count=1, prompts=8, steps_per_round=2)
 
 
 def base(**changes):
@@ -33,6 +34,26 @@ def test_every_change_meets_every_seed():
     assert point.config.seed == point.seed
     assert point.config.optimizer.learning_rate == changes[point.number]["optimizer.learning_rate"]
   assert [p.number for p in points.points(base(), changes, 1, only=[1])] == [1]
+
+
+def test_every_point_is_crossed_with_every_value():
+  losses = [{"loss": dict(name=name, beta=0.1)} for name in ("pairwise.dpo", "listwise.listmle")]
+  found = points.crossed(losses, ["loss.beta=0.03,1", "rounds.optimizer=reset,kept"])
+  configs_of = [each.config for each in points.points(base(rounds=ROUNDS), found, 1)]
+  assert len(configs_of) == 2 * 2 * 2
+  told = {(c.loss.name, c.loss.beta, c.rounds.optimizer) for c in configs_of}
+  names = ("pairwise.dpo", "listwise.listmle")
+  wanted = {(n, beta, o) for n in names for beta in (0.03, 1) for o in ("reset", "kept")}
+  assert told == wanted
+  assert points.crossed(losses, []) == losses
+  for grids, message in (
+    (["loss.beta"], "must be like loss.beta="),
+    (["loss.beta=0.1,0.1"], "each value once"),
+    (["=1,2"], "must be like"),
+    (["loss.beta=1,2", "loss.beta=3"], "names loss.beta twice"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      points.crossed(losses, grids)
 
 
 def test_names_say_what_varies_and_nothing_else():

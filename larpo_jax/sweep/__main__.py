@@ -3,7 +3,8 @@ r"""Launches the points of an experiment file, or what is missing of them.
     python -m larpo_jax.sweep --config experiments/quickstart.py --workdir runs/sweep --seeds 3
 
 A file's sweep() yields the points, `--sweep NAME` those of sweep_NAME(); each is run with `--seeds`
-seeds in a directory named by what varies. Overrides, --config.KEY=VALUE, are for all points.
+seeds in a directory named by what varies. Overrides, --config.KEY=VALUE, are for all points;
+--cross loss.beta=0.03,0.1,0.3,1.0 makes each point four, so that every arm has its frontier.
 Finished points are skipped, half-done ones go on from their checkpoints, failed ones are tried
 again `--retries` times. Ctrl-C or SIGTERM stops the jobs, which save; the same command goes on.
 Several launchers may work on one directory. Exit codes: 0 all done, 1 some failed, 75 stopped.
@@ -55,6 +56,9 @@ from larpo_jax.sweep.slurm import Slurm
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py[:ARGUMENT]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where all points go; the same one again goes on.")
 _SWEEP = flags.DEFINE_string("sweep", "", "sweep_NAME() of the file instead of sweep().")
+_CROSS = flags.DEFINE_multi_string(
+  "cross", [], "KEY=VALUE,VALUE: every point with each of the values; again for another key."
+)
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each point, from config.seed on.", lower_bound=1)
 _ONLY = flags.DEFINE_list("only", [], "Numbers of points; all by default.")
 _LAUNCHER = flags.DEFINE_enum(
@@ -80,7 +84,8 @@ def main(argv: list[str]) -> int:
   try:
     path, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     only = [int(number) for number in _ONLY.value]
-    given = (configs.plain(_CONFIG.value), points.changes(path, _SWEEP.value), _SEEDS.value)
+    changes = points.crossed(points.changes(path, _SWEEP.value), _CROSS.value)
+    given = (configs.plain(_CONFIG.value), changes, _SEEDS.value)
     found = points.points(*given, only)
     directory = pathlib.Path(str(_WORKDIR.value))
     if _DRY_RUN.value:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -79,6 +81,36 @@ def changes(path: str | os.PathLike, which: str = "") -> list[dict[str, Any]]:
   if not found:
     raise ValueError(f"{name}() of {path} yields nothing")
   return found
+
+
+def crossed(changes: Sequence[Mapping[str, Any]], grids: Sequence[str]) -> list[dict[str, Any]]:
+  """Each change with each value of each grid, a text such as "loss.beta=0.03,0.1,0.3".
+
+  A value is a Python literal, or else a text. Raises ValueError on another text, and where a grid
+  names a value or a key twice.
+  """
+  axes = [_axis(text) for text in grids]
+  keys = [key for key, _ in axes]
+  if len(set(keys)) < len(keys):
+    twice = max(keys, key=keys.count)
+    raise ValueError(f"--cross names {twice} twice: give all its values at once")
+  every = itertools.product(changes, *(values for _, values in axes))
+  return [{**change, **dict(zip(keys, values))} for change, *values in every]
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+  key, _, listed = text.partition("=")
+  values = [_literal(each) for each in listed.split(",")]
+  if not key or "" in values or len({repr(value) for value in values}) < len(values):
+    raise ValueError(f"--cross={text!r} must be like loss.beta=0.03,0.1,0.3, each value once")
+  return key, values
+
+
+def _literal(text: str) -> Any:
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text.strip()
 
 
 def changed(config: Any, change: Mapping[str, Any]) -> ml_collections.ConfigDict:
