@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -130,6 +131,25 @@ def test_published_settings_are_valid_and_say_how_sure_they_are():
         assert large[key] == value, (name, key)
   with pytest.raises(ValueError, match="no preset 'copoo' here; there are: larpo_con"):
     page.get_config("copoo")
+
+
+CLAIMS = ("larpo", "curry_dpo", "step_dpo", "madpo", "rdpo", "rso", "beta_dpo", "more_is_less")
+CLAIMS += ("copo", "selm", "superficial_proxy", "over_optimisation")
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_a_page_of_a_claim_says_what_became_of_it(path):
+  """In one of three words, in its docstring and in a section that gives its command."""
+  if not {path.parent.name, path.stem} & {*CLAIMS}:
+    return
+  verdict = re.compile(r"\b(supported|undecided)\b", re.IGNORECASE)
+  assert verdict.search(load(path).__doc__)
+  sections = (ROOT / "docs" / "results.md").read_text().split("\n## ")
+  found = [each for each in sections if f"--config {path.relative_to(ROOT)}" in each]
+  assert found
+  for section in found:
+    assert verdict.search(section)
+    assert re.search(r"!\[.+\]\(.+\.png\)", section), "its figure"
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

@@ -21,7 +21,7 @@ samples. Rounds share their prompts, so that counts rise.
 Measured at `:cpu`, five seeds, 25 minutes on one busy CPU core. Share of samples that are the best
 answer: 0.01 before; DPO 0.04; COPO with counts 0.05, 0.16 and 0.35 at alpha 1e-4, 0.03 and 0.1;
 without counts 0.37; by the network 0.02; SELM 0.06; DPO on samples at temperature 1.5 and 2 0.37
-and 0.43. So not the counts are what helps. docs/results.md has the table.
+and 0.43. Undecided, and not the counts are what helps. docs/results.md has the table.
 """
 
 from experiments import common

@@ -18,7 +18,8 @@ Measured at `:cpu`, five seeds, 7 minutes each on two busy CPU cores. Reward of 
 before; 0.69, 0.72, 0.75 and 0.77 with 2, 4, 8 and 16 candidates of as many prompts, the last three
 above the first beyond chance; 0.77, 0.76, 0.75 and 0.75 with as many samples. Of what
 eight samples are cut into, the best and the worst earn most (0.77), all pairs, a tournament, or the
-best and the second least (0.66, 0.67, 0.66). docs/results.md has the tables.
+best and the second least (0.66, 0.67, 0.66). Supported at this scale, where prompts are as many;
+docs/results.md has the tables.
 """
 
 from experiments import common

@@ -18,8 +18,8 @@ the task than the paper's chat prompts are to GSM8K.
 
 Measured at `:cpu`, five seeds, 46 minutes on two busy CPU cores, most of them for what all share:
 reward of samples 0.40 at the start; 0.63 unrelated, 0.59 of another problem, 0.73 and 0.75 for own
-wrong samples at temperature 1 and 0.7. Own samples are harder and better than the others; the two
-of each kind were not told apart. docs/results.md has the table.
+worse samples at temperature 1 and 0.7. Supported at this scale: own samples are harder and better
+than the others. Undecided: the order within each kind. docs/results.md has the table.
 """
 
 from experiments import common

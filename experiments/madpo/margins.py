@@ -23,9 +23,10 @@ weight of MADPO is such a filter for the most part. DPO's betas say whether any 
 curve of reward against KL. Their "low" tier, where the rejected answer is another writer's, is not
 here.
 
-Measured at `:cpu`, five seeds, 11 minutes on two busy CPU cores. Reward of samples: 0.40 before;
+Measured at `:cpu`, five seeds, 20 minutes on one busy CPU core. Reward of samples: 0.40 before;
 DPO 0.67, 0.70, 0.74 and 0.75 at beta 0.03, 0.1, 0.3 and 1; MADPO 0.68, 0.68; soft labels 0.68; the
-filter 0.73. MADPO is not above DPO, and no margin reaches tau = 7. docs/results.md has the table.
+filter 0.73. Not supported at this scale: MADPO is not above DPO, and no margin reaches tau = 7.
+docs/results.md has the table.
 """
 
 from experiments import common

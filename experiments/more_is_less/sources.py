@@ -33,8 +33,9 @@ share of the policy's lines that have a space.
 
 Measured at `:cpu`, five seeds each, on two busy CPU cores, 8 minutes and 6. Reward of samples: 0.40
 before; 0.68 HC+Self, 0.37 GPT4o+Self, 0.65 Peer+RM, 0.67 All+RM, 0.69 Self+RM. The teacher in the
-policy's own style 0.72; own pairs by reward with the style put on the chosen 0.39. What hurts is
-the surface: it takes the loss to 0.001 in eight steps. docs/results.md has the tables.
+policy's own style 0.72; own pairs by reward with the style put on the chosen 0.39. Supported
+at this scale, of the surface: it takes the loss to 0.001 in eight steps. Attacks, which the paper
+measures, have no counterpart here. docs/results.md has the tables.
 """
 
 from experiments import common

@@ -25,7 +25,8 @@ share of test prompts whose best answer is sampled, and gold/accuracy of greedy 
 
 Measured at `:cpu`, five seeds, 17 minutes on one busy CPU core. Share of samples that are the best
 answer: 0.01 before; DPO 0.10, SELM 0.06 as published and 0.02 at 0.1, the other sign 0.09, XPO
-0.13, DPO on samples at temperature 1.5 and 2 0.39 and 0.45. No bonus is above DPO.
+0.13, DPO on samples at temperature 1.5 and 2 0.39 and 0.45. Not supported at this scale: no bonus
+is above DPO. docs/results.md has the table.
 """
 
 from experiments import common
