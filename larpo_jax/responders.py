@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import json
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from larpo_jax import inputs, stage, worlds, writers
+from larpo_jax import inputs, stage, workdir, worlds, writers
 from larpo_jax import session as session_lib
 from larpo_jax.data import batching, store
 from larpo_jax.data import tokenizer as tokenizers
@@ -48,10 +50,13 @@ def sampled(
   prompts: store.TokenizedData,
   key: jax.Array,
   draws: Sequence[Draw] = (),
+  *,
+  name: str,
 ) -> list[Answered]:
   """What a policy writes to the prompts of a round; the rounds' own candidates by default.
 
-  Raises Preempted where the run is asked to stop.
+  Each batch is kept under its name in the round's directory, and read from there by a run that goes
+  on. Raises Preempted where the run is asked to stop.
   """
   rounds = session.config.rounds
   draws, found = draws or _own(rounds), list[Answered]()
@@ -64,12 +69,40 @@ def sampled(
   with writers.Progress(f"retrieve {number}", total=count, unit="batch") as progress:
     for done, batch in enumerate(feed, 1):
       session.poll()
+      path = partial(session, number) / f"{name}-{done}.json"
+      if path.exists():
+        found += _read(path)
+        continue
       asked = session.put(batch)
       how["rows"] = asked.row + number * rounds.prompts
       drawn = _drawn(session, params, asked, key, draws, how)
       progress.update(done, tokens=int(drawn.mask.sum()), responses=drawn.finished.size)
-      found += _answered(session, turn, stage.gathered(asked), drawn, draws)
+      answered = list(_answered(session, turn, stage.gathered(asked), drawn, draws))
+      _keep(path, answered)
+      found += answered
   return found
+
+
+def partial(session: Session, number: int) -> pathlib.Path:
+  """Where the batches of a round lie until the round is written."""
+  return session.workdir / "rounds" / str(number) / "partial"
+
+
+def _keep(path: pathlib.Path, answered: list[Answered]) -> None:
+  if jax.process_index() == 0:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lists = lambda each: [ids.tolist() for ids in each.responses]  # noqa: E731
+    rows = [each._replace(prompt=each.prompt.tolist(), responses=lists(each)) for each in answered]
+    workdir.write_text(path, json.dumps([row._asdict() for row in rows]))
+
+
+def _read(path: pathlib.Path) -> list[Answered]:
+  ids = lambda tokens: np.asarray(tokens, np.int32)  # noqa: E731
+  rows = [Answered(**row) for row in json.loads(path.read_text())]
+  return [
+    row._replace(prompt=ids(row.prompt), responses=[ids(each) for each in row.responses])
+    for row in rows
+  ]
 
 
 def taught(session: Session, number: int, prompts: store.TokenizedData) -> list[list[Answered]]:
@@ -81,7 +114,7 @@ def taught(session: Session, number: int, prompts: store.TokenizedData) -> list[
   for place, path in enumerate(teacher.paths):
     other, params = _teacher(session, path)
     key = session.key(7, number, place)
-    found.append(sampled(other, params, number, prompts, key, draw))
+    found.append(sampled(other, params, number, prompts, key, draw, name=f"teacher_{place}"))
     del other, params  # before the next one is loaded
   return found
 

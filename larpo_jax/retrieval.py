@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import json
 import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ def retrieve(
     return found
   taught = responders.taught(session, number, prompts)  # first: a wrong path is said soon
   key = session.key(2, number)
-  answered = responders.sampled(session, params, number, prompts, key)
+  answered = responders.sampled(session, params, number, prompts, key, name="own")
   strangers = _strangers(session, params, number, answered)
   given = responders.given(session, prompts, answered)
   pool = [responders.joined(parts) for parts in zip(answered, *taught, *given)]
@@ -50,6 +51,7 @@ def retrieve(
       if session.config.rounds.negatives == "unrelated":
         _tell(directory / "unrelated.jsonl", strangers)
       writer.finish(report, pad=prompts.pad, end=prompts.end)
+    shutil.rmtree(responders.partial(session, number), ignore_errors=True)
   stage.together(f"round {number} is written")
   return store.load(directory / "tokens")  # type: ignore[return-value]
 
@@ -99,7 +101,7 @@ def _strangers(
   rounds = session.config.rounds
   if rounds.negatives == "unrelated":
     prompts, key = inputs.unrelated(session), session.key(4, number)
-    return responders.sampled(session, params, number, prompts, key)
+    return responders.sampled(session, params, number, prompts, key, name="unrelated")
   if rounds.negatives == "other_prompt":
     return [_other(answered, place) for place in range(len(answered))]
   return []

@@ -13,6 +13,7 @@ from larpo_jax import inputs, loop, responders, retrieval, stage, worlds
 from larpo_jax.data import batching
 from larpo_jax.rewards import rules
 from larpo_jax.rewards import worlds as rewards
+from larpo_jax.session import Session
 from larpo_jax.worlds import arithmetic
 
 
@@ -62,22 +63,29 @@ def test_only_what_counts_is_decoded(run):
 @pytest.mark.parametrize(
   "settings", [{}, dict(negatives="unrelated", greedy=True, gold=True)], ids=["plain", "unrelated"]
 )
-def test_stopped_in_the_middle_of_sampling_a_round_is_sampled_again_the_same(
-  settings, run, tmp_path
+def test_stopped_in_the_middle_of_sampling_a_round_goes_on_with_the_next_batch(
+  settings, run, tmp_path, monkeypatch
 ):
+  """To the same bits; no batch is sampled twice."""
   whole, params = run(**settings)
-  prompts = inputs.prompts(whole)
+  prompts, counted, draw = inputs.prompts(whole), [], Session.sample
+  count = lambda *args, **how: counted.append(1) or draw(*args, **how)  # noqa: E731
+  monkeypatch.setattr(Session, "sample", count)
   wanted = lists(retrieval.retrieve(whole, params, 0, prompts, rules.brevity))
   text = (tmp_path / "rounds" / "0" / "candidates.jsonl").read_text()
-  elsewhere = tmp_path / "stopped"
+  every, elsewhere = len(counted), tmp_path / "stopped"
+  counted.clear()
   stopping = dataclasses.replace(whole, workdir=elsewhere, guard=StopsAt(4 if settings else 2))
   with pytest.raises(loop.Preempted, match="the same command resumes"):
     retrieval.retrieve(stopping, params, 0, prompts, rules.brevity)
   assert not list(elsewhere.rglob("candidates.jsonl")), "half a round is no round"
   assert not list(elsewhere.rglob("tokens"))
+  assert 0 < len(counted) < every
   again = dataclasses.replace(stopping, guard=StopsAt(10**9))
   assert lists(retrieval.retrieve(again, params, 0, prompts, rules.brevity)) == wanted
   assert (elsewhere / "rounds" / "0" / "candidates.jsonl").read_text() == text
+  assert len(counted) == every
+  assert not list(tmp_path.rglob("partial")), "a round that is whole needs no batches"
 
 
 def told(here, number, name="candidates"):

@@ -88,7 +88,7 @@ def test_a_teacher_is_the_policy_of_its_checkpoint(started, run, teachers):
     moved = jax.tree.map(lambda x, scale=scale: scale * x, params)
     here = tiny_rounds.placed(session, session.workdir / f"alone{place}", greedy=True)
     prompts = inputs.prompts(here)
-    greedy = responders.sampled(here, moved, 1, prompts, here.key(0))
+    greedy = responders.sampled(here, moved, 1, prompts, here.key(0), name="own")
     assert [of(line, "teacher")[place] for line in lines] == [each.texts[0] for each in greedy]
   both = [of(line, "teacher") for line in run("two", teacher=dict(paths=teachers[:1] * 2))[2]]
   assert any(first != second for first, second in both), "each has noise of its own"

@@ -18,9 +18,10 @@ gap are mislabelled most; `sweep_difficulty` orders by other measures of difficu
 
 Pairs of one score are no pairs, so prompts with ties give fewer.
 
-Measured at `:cpu`, five seeds, 8 minutes on two busy CPU cores. Reward of samples: 0.40 before;
-0.69 from easy to hard with a moving reference, 0.66 shuffled, 0.71 from hard to easy, 0.71 by the
-single pair with a fixed one. No two arms differ beyond chance. docs/results.md has the table.
+Measured at `:cpu`, five seeds, 5 minutes on one busy CPU core. Reward of samples: 0.40 before;
+0.70 from easy to hard with a moving reference, 0.67 shuffled, 0.67 from hard to easy, 0.67 by the
+single pair with a fixed one. Undecided: in the claimed order, and no two arms differ beyond chance.
+docs/results.md has the table.
 """
 
 from experiments import common
