@@ -125,12 +125,28 @@ def test_no_judgement_counts_for_nothing_and_0_is_a_tie():
   assert found.plain == 0.5
 
 
+# What alpaca_eval writes of each instruction beside what is read here.
+PUBLISHED = {
+  "generator_1": "gpt4_1106_preview",
+  "generator_2": "ours",
+  "dataset": "helpful_base",
+  "annotator": "weighted_alpaca_eval_gpt4_turbo",
+  "raw_completion": {"text": "M", "logprobs": {"content": [{"token": "M", "logprob": -0.01}]}},
+  "price_per_example": 0.0064,
+  "time_per_example": 0.5,
+}
+
+
 def test_the_command_prints_json_or_one_sentence(tmp_path, capsys):
   path = tmp_path / "annotations.json"
   rows = annotations([3, -2, 5], [2, 2, 1])
-  path.write_text(json.dumps(rows))
-  assert command.main([str(path)]) == 0
-  assert json.loads(capsys.readouterr().out)["plain"] == pytest.approx(2 / 3)
+  found = []
+  for more in ({}, PUBLISHED):
+    path.write_text(json.dumps([row | more for row in rows]))
+    assert command.main([str(path)]) == 0
+    found.append(json.loads(capsys.readouterr().out))
+  assert found[0] == found[1]
+  assert found[0]["plain"] == pytest.approx(2 / 3)
   wrong = {
     "no JSON list": {"a": 1},
     "no 'output_2'": [{"instruction": "", "output_1": "", "preference": 1}],
