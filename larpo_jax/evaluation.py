@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import operator
 from typing import Any
 
 import jax
+import numpy as np
 
 from larpo_jax import inputs, lookup, pools, stage, worlds
 from larpo_jax.data import batching
@@ -59,13 +61,16 @@ def _won(
   begun: Sequence[Mapping[str, Any]], wrote: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
   """The win rates of samples over those of the start, from the lines of both."""
-  rows = {line["row"]: line for line in begun if line["set"] == "written"}
-  sides = [[_sampled(rows[line["row"]]) for line in wrote], [_sampled(line) for line in wrote]]
-  texts = ([each["text"] for each in side] for side in sides)
-  first, second = ([each["gold/reward"] for each in side] for side in sides)
-  found = winrate.win_rate(
-    winrate.by_reward([line["prompt"] for line in wrote], *texts, (first, second))
+  rows = {line["row"]: _sampled(line) for line in begun if line["set"] == "written"}
+  first, second = [rows[line["row"]] for line in wrote], [_sampled(line) for line in wrote]
+  text, gold = operator.itemgetter("text"), operator.itemgetter("gold/reward")
+  judged = winrate.by_reward(
+    [line["prompt"] for line in wrote],
+    [*map(text, first)],
+    [*map(text, second)],
+    (np.array([*map(gold, first)]), np.array([*map(gold, second)])),
   )
+  found = winrate.win_rate(judged)
   return {"sampled/win_rate": found.plain, "sampled/win_rate_lc": found.length_controlled}
 
 

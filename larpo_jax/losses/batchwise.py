@@ -232,8 +232,8 @@ def _moved(
     "mean": before["mean"] + rate * (mean - before["mean"]),
     "std": before["std"] + rate * (std - before["std"]),
   }
-  seen = jnp.maximum(1.0 - momentum ** step.astype(jnp.float32), 1e-6)
-  seen = seen if init == "corrected" else 1.0
+  corrected = jnp.maximum(1.0 - momentum ** step.astype(jnp.float32), 1e-6)
+  seen = corrected if init == "corrected" else jnp.float32(1.0)
   return new, new["mean"] / seen, jnp.maximum(new["std"] / seen, 1e-6)
 
 
