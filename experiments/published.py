@@ -18,19 +18,13 @@ those of larpo/objectives.py. `sweep` compares the presets of LarPO there.
 Not measured as such: the pages of each method have the arms that these settings are compared with.
 """
 
-from typing import NamedTuple
-
 from experiments import common
 from experiments.larpo import objectives
 
 
-class Preset(NamedTuple):
-  """Dotted keys and values: what is done, and how large."""
-
-  method: dict
-  scale: dict
-  verified: str  # read, memory, uncertain
-  source: str
+def _preset(method, scale, verified, source):
+  """Dotted keys and values: what is done, how large; how sure that is, and where it was read."""
+  return dict(method=method, scale=scale, verified=verified, source=source)
 
 
 def _loss(name, **arguments):
@@ -76,7 +70,7 @@ def _mil(source, prefer, **more):
     sampled["rounds.candidates"] = 2  # the greedy answer and one that is not looked at
   sampled |= {"rounds.prefer": prefer} | {f"rounds.{key}": value for key, value in more.items()}
   method = _loss("pairwise.dpo", beta=0.1) | sampled | _lists("best_worst")
-  return Preset(method, _MIL_SCALE, "uncertain", f"{source} of arXiv 2504.02193; {_MIL_DATA}")
+  return _preset(method, _MIL_SCALE, "uncertain", f"{source} of arXiv 2504.02193; {_MIL_DATA}")
 
 
 def _teacher(candidates, *paths):
@@ -86,49 +80,49 @@ def _teacher(candidates, *paths):
 def _madpo(c_max, c_min, tau, side="full", verified="read"):
   method = _loss("scored.madpo", beta=0.1, c_max=c_max, c_min=c_min, tau=tau, side=side)
   sampled = _rounds(1, 2, 1.0, noise=dict(name="noise.bradley_terry", scale=1.0))
-  return Preset(method | sampled | _lists("best_worst"), _MADPO_SCALE, verified, _MADPO_DATA)
+  return _preset(method | sampled | _lists("best_worst"), _MADPO_SCALE, verified, _MADPO_DATA)
 
 
 def _explored(name, rates, verified, source, greedy=True, batch=128, **loss):
   sampled = _rounds(3, 3, 1.0, greedy=greedy, learning_rates=rates)
   sampled |= _lists("best_worst") | {"rounds.novelty": dict(name="novelty.first")}
   scale = _scale(5e-7, batch, 512, 512, schedule="cosine")
-  return Preset(_loss(f"exploration.{name}", **loss) | sampled, scale, verified, source)
+  return _preset(_loss(f"exploration.{name}", **loss) | sampled, scale, verified, source)
 
 
 PRESETS = {
-  "larpo_contrastive_k10": Preset(
+  "larpo_contrastive_k10": _preset(
     _loss("listwise.contrastive", beta=0.1) | _LARPO
     | _lists("top_bottom", positives=1, negatives=3),
     _LARPO_SCALE, "read", f"arXiv 2502.03699, H.1, and llama_contrastive.sh; {_LARPO_DATA}",
   ),
-  "larpo_lambdarank_paper": Preset(
+  "larpo_lambdarank_paper": _preset(
     _loss("listwise.lambdarank", beta=0.1) | _LARPO | _lists("whole"),
     _LARPO_SCALE, "uncertain", f"Eq. 18 on all ten; H.1 says two against two; {_LARPO_DATA}",
   ),
-  "larpo_listmle_proper": Preset(
+  "larpo_listmle_proper": _preset(
     _loss("listwise.listmle", beta=0.1) | _LARPO | _lists("whole"),
     _LARPO_SCALE, "uncertain", f"Eq. 23 on all ten; H.1 says two against two; {_LARPO_DATA}",
   ),
-  "larpo_code_listmle": Preset(
+  "larpo_code_listmle": _preset(
     _loss("listwise.contrastive", beta=0.1) | _LARPO
     | _lists("top_bottom", positives=2, negatives=2),
     _LARPO_SCALE, "read", f"llama_listmle.sh, which trains InfoNCE, two by two; {_LARPO_DATA}",
   ),
-  "larpo_code_lambda": Preset(
+  "larpo_code_lambda": _preset(
     _loss("pairwise.dpo", beta=0.1) | _LARPO | _lists("matched_ranks", pairs=3),
     _LARPO_SCALE, "read", f"llama_lambdarank.sh, DPO on matched ranks; {_LARPO_DATA}",
   ),
-  "iterdpo_k2": Preset(
+  "iterdpo_k2": _preset(
     _loss("pairwise.dpo", beta=0.1) | _rounds(3, 2, 1.0, memory="none") | _lists("best_worst"),
     _LARPO_SCALE, "read", f"arXiv 2502.03699, Table 3, iterative DPO; {_LARPO_DATA}",
   ),
-  "larpo_mem_all": Preset(
+  "larpo_mem_all": _preset(
     _loss("pairwise.dpo", beta=0.1) | _rounds(3, 2, 1.0, memory="all", prompt_split="disjoint")
     | _lists("best_worst"),
     _LARPO_SCALE, "read", f"arXiv 2502.03699, Table 4; the scripts' prompts; {_LARPO_DATA}",
   ),
-  "curri_dpo": Preset(
+  "curri_dpo": _preset(
     _loss("pairwise.dpo", beta=0.1)
     | _rounds(1, 4, 1.0, reference="stage", difficulty="label_gap")
     | {"rounds.curriculum": dict(name="curriculum.easy_to_hard", stages=3)}
@@ -136,7 +130,7 @@ PRESETS = {
     _scale(5e-7, 32, 512, 512),
     "memory", "arXiv 2403.07230; ranked answers of UltraFeedback or OASST",
   ),
-  "step_dpo": Preset(
+  "step_dpo": _preset(
     _loss("pairwise.dpo", beta=0.4) | _rounds(1, 2, 0.8, top_p=0.95)
     | {"rounds.steps": dict(unit="step", chosen="self", continuations=20, misplaced=0.0, pairs=0)},
     _scale(5e-7, 128, 512, 512, 8.0, schedule="cosine", warmup=0.1),
@@ -146,30 +140,32 @@ PRESETS = {
   "madpo_c4": _madpo(4.0, 0.25, 7.0),
   "madpo_c4_amp": _madpo(4.0, 0.25, 7.0, "amplify"),
   "madpo_c4_reg": _madpo(4.0, 0.25, 7.0, "regularise"),
-  "rdpo_eps.1": Preset(
+  "rdpo_eps.1": _preset(
     {"loss": dict(name="wrappers.robust", epsilon=0.1, kernel=dict(name="pairwise.dpo", beta=0.1))},
     _scale(1e-3, 16, 256, 256),
     "read", "TRL's paper index for arXiv 2403.00409; its IMDb is memory",
   ),
-  "rso_sigmoid": Preset(_loss("pairwise.dpo", beta=0.05) | _RSO, _RSO_SCALE, "read", _RSO_DATA),
-  "rso_hinge": Preset(
+  "rso_sigmoid": _preset(_loss("pairwise.dpo", beta=0.05) | _RSO, _RSO_SCALE, "read", _RSO_DATA),
+  "rso_hinge": _preset(
     _loss("reference_free.slic", delta=20.0, sft=0.0) | _RSO, _RSO_SCALE, "read", _RSO_DATA
   ),
-  "rso_hingenorm": Preset(_loss("pairwise.hinge", beta=0.05) | _RSO, _RSO_SCALE, "read", _RSO_DATA),
-  "beta_dpo_official": Preset(
+  "rso_hingenorm": _preset(
+    _loss("pairwise.hinge", beta=0.05) | _RSO, _RSO_SCALE, "read", _RSO_DATA
+  ),
+  "beta_dpo_official": _preset(
     _loss("batchwise.beta_dpo", beta=0.1, alpha=0.6, drop=0.2),
     _scale(5e-7, 64, 256, 256, warmup=150, clip=10.0)
     | {"optimizer": dict(name="rmsprop", decay=0.99, eps=1e-8, eps_in_sqrt=False)},
     "read", "README of arXiv 2407.08639's code; Anthropic-HH, Pythia-2.8B",
   ),
-  "ipo_avg": Preset(
+  "ipo_avg": _preset(
     _loss("pairwise.ipo", beta=0.1), _scale(1e-2, 90, 512, 512),
     "read", "TRL's paper index, of a bandit",
   ),
-  "ipo_sum": Preset(
+  "ipo_sum": _preset(
     _loss("pairwise.ipo_sum", beta=0.1), _MADPO_SCALE, "read", f"a baseline of {_MADPO_DATA}"
   ),
-  "mil_original": Preset(
+  "mil_original": _preset(
     _loss("pairwise.dpo", beta=0.1), _MIL_SCALE, "uncertain", f"the data set's pairs; {_MIL_DATA}"
   ),
   "mil_hc_self": _mil("HC+Self", ("human", "greedy"), human=1),
@@ -180,7 +176,7 @@ PRESETS = {
   "mil_peer_rm": _mil("Peer+RM", ("teacher",), teacher=_teacher(1, "runs/peer_a", "runs/peer_b")),
   "mil_all_rm": _mil("All+RM", (), teacher=_teacher(1, "runs/peer_a", "runs/gpt4o"), human=1),
   "mil_self_rm": _mil("Self+RM", ("self",)),
-  "copo": Preset(
+  "copo": _preset(
     _loss("exploration.copo", beta=0.01, alpha=1e-4)
     | _rounds(3, 3, 1.0, greedy=True, learning_rates=(5e-7, 3e-7, 1e-7)) | _lists("best_worst")
     | {"rounds.novelty": dict(name="novelty.coin_flips", learning_rate=1e-4, explored="first")},
@@ -231,17 +227,17 @@ def get_config(arg=""):
     config.rounds.count = 1
     config.rounds.prompts = 384
     config.rounds.steps_per_round = 24
-    overlaid(config, preset.method)
+    overlaid(config, preset["method"])
     config.rounds.learning_rates = ()  # of other models
     config = common.smoke(config) if size == "smoke" else config
     config.rounds.steps_per_round = max(config.rounds.steps_per_round, 3)  # a curriculum's stages
     return config
-  return overlaid(overlaid(_on_checkpoint(preset), preset.method), preset.scale)
+  return overlaid(overlaid(_on_checkpoint(preset), preset["method"]), preset["scale"])
 
 
 def _on_checkpoint(preset):
   """Prompts to sample answers to, or pairs; the steps of an answer are those of the world."""
-  if not any(key.startswith("rounds.") for key in preset.method):
+  if not any(key.startswith("rounds.") for key in preset["method"]):
     pairs = dict(prompt="messages", chosen="chosen", rejected="rejected")
     config, _ = common.real("", "readers.pairs", {"hh_rlhf_harmless": pairs})
   else:
@@ -249,8 +245,8 @@ def _on_checkpoint(preset):
     columns = dict(prompt="messages", responses="candidates.text", rank="candidates.rank")
     config.data.test.reader = dict(name="readers.lists", **columns)
     config.reward = dict(name="models.scalar", path="runs/reward/export")
-    config.rounds = dict(count=1, prompts=80, max_tokens=preset.scale["data.max_response"])
-  if "rounds.steps" in preset.method:
+    config.rounds = dict(count=1, prompts=80, max_tokens=preset["scale"]["data.max_response"])
+  if "rounds.steps" in preset["method"]:
     config.world = dict(name="arithmetic", steps=(4, 6))
     config.data.train.path = config.data.test.path = ""
     config.reward = dict(name="worlds.arithmetic")
@@ -262,4 +258,4 @@ def _on_checkpoint(preset):
 def sweep():
   """LarPO's presets on the world of arithmetic: run it with `:larpo_contrastive_k10,cpu`."""
   for name in LARPO:
-    yield {key: value for key, value in PRESETS[name].method.items() if key != "rounds.count"}
+    yield {key: value for key, value in PRESETS[name]["method"].items() if key != "rounds.count"}

@@ -122,11 +122,11 @@ def test_published_settings_are_valid_and_say_how_sure_they_are():
   assert len(page.PRESETS) > 25
   flat = lambda node: config_lib.flat(config_lib.validate(node).to_dict())  # noqa: E731
   for name, preset in page.PRESETS.items():
-    assert preset.verified in ("read", "memory", "uncertain")
-    assert preset.source
+    assert preset["verified"] in ("read", "memory", "uncertain")
+    assert preset["source"]
     small, large = (flat(page.get_config(name + size)) for size in (",cpu", ""))
     assert small["loss.name"] == large["loss.name"]
-    for key, value in preset.scale.items():
+    for key, value in preset["scale"].items():
       if key != "optimizer":
         assert large[key] == value, (name, key)
   with pytest.raises(ValueError, match="no preset 'copoo' here; there are: larpo_con"):

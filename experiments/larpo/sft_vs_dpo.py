@@ -24,10 +24,10 @@ so that the columns are "before" of the arms with few supervised steps, "before"
 (curves/pass_at_n.png). The control replaces DPO by more supervised learning for the same steps, on
 the right answer of the same pairs: what it gains is not for having learnt from what is wrong.
 
-Measured at `:cpu`, five seeds, 36 minutes on one busy CPU core. Greedy answers right: 0.04 after 150
-supervised steps and 0.83 after 1,000; then 0.82 by DPO and 0.91 by right answers alone. Recall@100:
-0.83 and 0.97, then 0.95 and 0.98. What supervised learning teaches is supported at this scale, what
-DPO adds is not supported. docs/results.md has the table.
+Measured at `:cpu`, five seeds, 36 minutes on one busy CPU core. Greedy answers right: 0.04 after
+150 supervised steps and 0.83 after 1,000; then 0.82 by DPO and 0.91 by right answers alone.
+Recall@100: 0.83 and 0.97, then 0.95 and 0.98. What supervised learning teaches is supported at this
+scale, what DPO adds is not supported. docs/results.md has the table.
 """
 
 from experiments import common
