@@ -178,12 +178,14 @@ def _frontier_along(
 
 
 def _heat(found: Findings, directory: pathlib.Path) -> Iterator[Plot]:
-  """A map of the first two numeric axes, for each value of the others."""
+  """A map of the first two numeric axes that some arm has both of, for each value of the others."""
   axes = collect.axes(found.runs)
   numeric = [label for label, values in axes.items() if collect.numeric(values)]
-  if len(numeric) < 2:
+  crossed = lambda pair: any({*pair} <= run.varies.keys() for run in found.runs)  # noqa: E731
+  pair = next(filter(crossed, itertools.combinations(numeric, 2)), None)
+  if pair is None:
     return
-  down, across = numeric[:2]
+  down, across = pair
   maps: dict[str, dict[tuple[float, float], float]] = {}
   for run in found.runs:
     if run.arm in found.arms and down in run.varies and across in run.varies:
