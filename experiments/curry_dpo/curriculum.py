@@ -60,7 +60,7 @@ def sweep():
 
 
 def sweep_noisy():
-  """The same seven; a pair whose scores differ by 0.2 has its labels swapped in a quarter."""
+  """The same seven; of pairs whose scores differ by 0.2 a quarter have their labels swapped."""
   for point in sweep():
     yield {**point, "rounds.noise": dict(name="noise.bradley_terry", scale=0.18)}
 
