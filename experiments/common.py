@@ -77,7 +77,9 @@ def base():
   config.rules.vocab = "tensor"
 
   config.checkpoint = dict(every=100, keep=3)  # steps between saves; how many are kept
-  config.evaluate = dict(every=0, rows=256)  # steps between evaluations, 0: at the ends; test rows
+  config.evaluate = dict(
+    every=0, rows=256
+  )  # steps of a stage between evaluations, 0: at its ends; rows
   config.evaluate.samples = 0  # a prompt, for Pass@N, best-of-N and majority at the ends; 0: off
   config.evaluate.temperatures = (1.0,)  # of those samples, one pool each
   config.evaluate.batch_size = 256  # of those samples at a time, as memory allows

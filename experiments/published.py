@@ -52,12 +52,13 @@ _LARPO_DATA = (
   "UltraFeedback prompts, FsfairX or PairRM rewards; beta is not in the paper: TRL's 0.1"
 )
 _MADPO_SCALE = _scale(
-  1e-5, 32, 21, 196, 2.0, schedule="cosine", warmup=0.03, b2=0.95, weight_decay=0.01
-)
+  1e-5, 32, 21, 175, 2.0, schedule="cosine", warmup=0.03, b2=0.95, weight_decay=0.01
+) | {"model.lora": dict(rank=16, alpha=32.0, targets=("q", "k", "v", "o"))}
 _MADPO_DATA = "notebooks of arXiv 2510.05342v1; IMDb, gemma-3-270m under LoRA of rank 16"
 _RSO = _rounds(1, 64, 0.7, top_k=40, dedupe=True) | _lists("rso", beta=0.5, keep=8)
 _RSO_SCALE = _scale(1e-5, 32, 512, 128) | {"optimizer": dict(name="adafactor")}
 _RSO_DATA = "arXiv 2309.06657; TL;DR, T5-large, Adafactor, rewards as logits of a T5-XXL"
+_ALL = ("q", "k", "v", "o", "gate", "up", "down")
 _OWN = dict(top_p=0.9, repetition_penalty=1.2, no_repeat_ngram_size=3)
 _MIL_DATA = "the authors' repository; 10,000 prompts of PKU-SafeRLHF; learning rate, beta not found"
 _MIL_SCALE = _scale(5e-7, 32, 256, 128)
@@ -84,7 +85,7 @@ def _madpo(c_max, c_min, tau, side="full", verified="read"):
 
 
 def _explored(name, rates, verified, source, greedy=True, batch=128, **loss):
-  sampled = _rounds(3, 3, 1.0, greedy=greedy, learning_rates=rates)
+  sampled = _rounds(3, 2 + greedy, 1.0, greedy=greedy, learning_rates=rates)
   sampled |= _lists("best_worst") | {"rounds.novelty": dict(name="novelty.first")}
   scale = _scale(5e-7, batch, 512, 512, schedule="cosine")
   return _preset(_loss(f"exploration.{name}", **loss) | sampled, scale, verified, source)
@@ -111,7 +112,8 @@ PRESETS = {
   ),
   "larpo_code_lambda": _preset(
     _loss("pairwise.dpo", beta=0.1) | _LARPO | _lists("matched_ranks", pairs=3),
-    _LARPO_SCALE, "read", f"llama_lambdarank.sh, DPO on matched ranks; {_LARPO_DATA}",
+    _LARPO_SCALE, "uncertain",
+    f"llama_lambdarank.sh; as released it may train on the best and worst alone; {_LARPO_DATA}",
   ),
   "iterdpo_k2": _preset(
     _loss("pairwise.dpo", beta=0.1) | _rounds(3, 2, 1.0, memory="none") | _lists("best_worst"),
@@ -153,10 +155,10 @@ PRESETS = {
     _loss("pairwise.hinge", beta=0.05) | _RSO, _RSO_SCALE, "read", _RSO_DATA
   ),
   "beta_dpo_official": _preset(
-    _loss("batchwise.beta_dpo", beta=0.1, alpha=0.6, drop=0.2),
+    _loss("batchwise.beta_dpo", beta=0.1, alpha=0.6, drop=0.2, init="zero"),
     _scale(5e-7, 64, 256, 256, warmup=150, clip=10.0)
     | {"optimizer": dict(name="rmsprop", decay=0.99, eps=1e-8, eps_in_sqrt=False)},
-    "read", "README of arXiv 2407.08639's code; Anthropic-HH, Pythia-2.8B",
+    "uncertain", "README of arXiv 2407.08639's code, the schedule not; Anthropic-HH, Pythia-2.8B",
   ),
   "ipo_avg": _preset(
     _loss("pairwise.ipo", beta=0.1), _scale(1e-2, 90, 512, 512),
@@ -180,7 +182,8 @@ PRESETS = {
     _loss("exploration.copo", beta=0.01, alpha=1e-4)
     | _rounds(3, 3, 1.0, greedy=True, learning_rates=(5e-7, 3e-7, 1e-7)) | _lists("best_worst")
     | {"rounds.novelty": dict(name="novelty.coin_flips", learning_rate=1e-4, explored="first")},
-    _scale(5e-7, 64, 512, 512, schedule="cosine", warmup=0.1),
+    _scale(5e-7, 64, 512, 512, schedule="cosine", warmup=0.1)
+    | {"model.lora": dict(rank=128, alpha=128.0, targets=_ALL)},
     "read", "the code of arXiv 2501.12735; UltraFeedback in thirds, PairRM, LoRA of rank 128",
   ),
   "selm_zephyr": _explored(
@@ -229,6 +232,8 @@ def get_config(arg=""):
     config.rounds.steps_per_round = 24
     overlaid(config, preset["method"])
     config.rounds.learning_rates = ()  # of other models
+    if name.startswith("madpo"):
+      config.reward.scale = 6.0  # their range: a reward is the logit of the labels' chance
     config = common.smoke(config) if size == "smoke" else config
     config.rounds.steps_per_round = max(config.rounds.steps_per_round, 3)  # a curriculum's stages
     return config
@@ -244,6 +249,8 @@ def _on_checkpoint(preset):
     config, _ = common.real("", "readers.prompts", {"oasst_ranked": dict(prompt="messages")})
     columns = dict(prompt="messages", responses="candidates.text", rank="candidates.rank")
     config.data.test.reader = dict(name="readers.lists", **columns)
+    if preset["method"].get("rounds.human"):  # the prompts' own answers are candidates, too
+      config.data.reader = dict(name="readers.lists", **columns)
     config.reward = dict(name="models.scalar", path="runs/reward/export")
     config.rounds = dict(count=1, prompts=80, max_tokens=preset["scale"]["data.max_response"])
   if "rounds.steps" in preset["method"]:
@@ -257,5 +264,7 @@ def _on_checkpoint(preset):
 
 def sweep():
   """LarPO's presets on the world of arithmetic: run it with `:larpo_contrastive_k10,cpu`."""
+  plain = {"rounds.dedupe": False}
   for name in LARPO:
-    yield {key: value for key, value in PRESETS[name]["method"].items() if key != "rounds.count"}
+    method = plain | PRESETS[name]["method"]
+    yield {key: value for key, value in method.items() if key != "rounds.count"}

@@ -46,8 +46,8 @@ def ends(session: Session, start: Any, params: Any) -> Evaluation:
   """
   found = evaluate(session, start, params)
   wrote = [line for line in found.lines if line["set"] == "written" and "gold/reward" in line]
+  begun = wrote if params is start else stage.lines(session, "before")
   if wrote:
-    begun = wrote if params is start else stage.lines(session, "before")
     found = found._replace(numbers=found.numbers | _won(begun, wrote))
   if not session.config.evaluate.samples:
     return found
@@ -60,8 +60,9 @@ def ends(session: Session, start: Any, params: Any) -> Evaluation:
 def _won(
   begun: Sequence[Mapping[str, Any]], wrote: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-  """The win rates of samples over those of the start, from the lines of both."""
+  """The win rates of samples over those of the start, of the prompts that both have lines of."""
   rows = {line["row"]: _sampled(line) for line in begun if line["set"] == "written"}
+  wrote = [line for line in wrote if line["row"] in rows]
   first, second = [rows[line["row"]] for line in wrote], [_sampled(line) for line in wrote]
   text, gold = operator.itemgetter("text"), operator.itemgetter("gold/reward")
   judged = winrate.by_reward(

@@ -30,7 +30,9 @@ def retrieve(
   """
   directory = session.workdir / "rounds" / str(number)
   found = store.load(directory / "tokens")
+  stage.together(f"every process has looked for round {number}")
   if found is not None:
+    _clear(session, number)  # what a kill may have left beside them
     return found
   taught = responders.taught(session, number, prompts)  # first: a wrong path is said soon
   key = session.key(2, number)
@@ -40,6 +42,7 @@ def retrieve(
   pool = [responders.joined(parts) for parts in zip(answered, *taught, *given)]
   scores = _scored(session, reward, pool)
   rows = _candidates(session, pool, scores, strangers, reward, prompts.end)
+  stage.together(f"every process has read the batches of round {number}")
   if jax.process_index() == 0:
     report = problems.Report(f"round {number}", len(rows), len(rows))
     with store.Writer(directory / "tokens") as writer:
@@ -51,9 +54,15 @@ def retrieve(
       if session.config.rounds.negatives == "unrelated":
         _tell(directory / "unrelated.jsonl", strangers)
       writer.finish(report, pad=prompts.pad, end=prompts.end)
-    shutil.rmtree(responders.partial(session, number), ignore_errors=True)
+    _clear(session, number)
   stage.together(f"round {number} is written")
   return store.load(directory / "tokens")  # type: ignore[return-value]
+
+
+def _clear(session: Session, number: int) -> None:
+  """Removes the batches of a round that is written."""
+  if jax.process_index() == 0:
+    shutil.rmtree(responders.partial(session, number), ignore_errors=True)
 
 
 def described(session: Session, number: int) -> dict[str, float]:

@@ -148,7 +148,8 @@ def build(
 def misjudged(lists: store.TokenizedData) -> float:
   """The share of lists in which the noise changed who is preferred, of those left out too."""
   report = lists.report
-  return report.notes["misjudged"] / (report.rows - report.rejected["all_tied"])
+  rejected = report.rejected
+  return report.notes["misjudged"] / (report.rows - rejected["all_tied"] - rejected["narrow"])
 
 
 def _write(
@@ -166,10 +167,10 @@ def _write(
   with store.Writer(directory / "lists", candidates=width) as writer:
     for source, tokens, rng in _known(session, number, pools, importance):
       prompt, *texts = decode([tokens.prompt, *tokens.responses], skip_special_tokens=True)
-      how = dict(dedupe=rounds.dedupe, min_gap=rounds.min_gap)
-      found = grouping.group(strategy, texts, tokens.labels, rng, **how)
+      found = grouping.group(strategy, texts, tokens.labels, rng, dedupe=rounds.dedupe)
+      wide = grouping.wide(found, tokens.labels, rounds.min_gap)
       # A generator of its own: what a strategy draws is nothing to the judge.
-      judged = grouping.judge(noise, found, tokens.labels, rng.spawn(1)[0])
+      judged = grouping.judge(noise, wide, tokens.labels, rng.spawn(1)[0])
       kept = [each for each in judged if not (rounds.agreed and each.misjudged)]
       for each in kept:
         some = _some(tokens, each)
@@ -178,7 +179,8 @@ def _write(
       report.rows += max(len(found), 1)
       report.kept += len(kept)
       report.notes["misjudged"] += sum(each.misjudged for each in judged)
-      report.rejected.update(all_tied=not found, contradicted=len(judged) - len(kept))
+      report.rejected.update(all_tied=not found, narrow=len(found) - len(wide))
+      report.rejected.update(contradicted=len(judged) - len(kept))
     report.rejected = +report.rejected
     if not report.kept:
       raise ValueError(_nothing(number, report))
@@ -192,6 +194,11 @@ def _nothing(number: int, report: problems.Report) -> str:
     return (
       f"in round {number} the noise changed who is preferred in every list, and rounds.agreed "
       "leaves such lists out: lower the noise, or raise rounds.prompts"
+    )
+  if report.rejected["narrow"]:
+    return (
+      f"in round {number} no list has rewards that differ by rounds.min_gap: lower it, or raise "
+      "rounds.prompts or rounds.candidates"
     )
   return (
     f"in round {number} every list has equal rewards, so there is nothing to learn: raise "

@@ -23,13 +23,16 @@ def correlations(run: pathlib.Path) -> tuple[float, float]:
   count: collections.Counter[tuple[str, str]] = collections.Counter()
   for each in rounds:
     for row in workdir.read_jsonl(each / "candidates.jsonl"):
-      count.update((row["prompt"], text) for text in row["responses"])
+      own = [t for t, who in zip(row["responses"], row["sources"]) if who in ("greedy", "self")]
+      count.update((row["prompt"], text) for text in own)
   novelty, rarity = [], []
   for row in workdir.read_jsonl(rounds[-1] / "lists.jsonl"):
     if "importance" not in row:
       raise ValueError(f"{run} has no importance in its lists: it ran without rounds.novelty")
-    novelty += row["importance"]
-    rarity += [count[row["prompt"], text] ** -0.5 for text in row["responses"]]
+    for text, importance in zip(row["responses"], row["importance"]):
+      if importance > 0 and count[row["prompt"], text]:  # what is explored, and was sampled
+        novelty.append(importance)
+        rarity.append(count[row["prompt"], text] ** -0.5)
   return stats.pearsonr(novelty, rarity).statistic, stats.spearmanr(novelty, rarity).statistic
 
 

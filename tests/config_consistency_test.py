@@ -30,6 +30,49 @@ def test_data_settings_that_contradict_each_other():
     config.data[name] = False
 
 
+def test_settings_of_rounds_that_contradict_each_other():
+  config = common.base()
+  config.model.path, config.data.train.path = "somewhere", "rows.jsonl"
+  config.reward = dict(name="rules.brevity")
+  easy = dict(name="curriculum.easy_to_hard", stages=3)
+  for settings, said in (
+    (dict(learning_rates=(1e-3,)), "has 1 rates for config.rounds.count=2"),
+    (
+      dict(learning_rates=(1e-3, 1e-4), optimizer="kept", steps_per_round=3),
+      "config.rounds.optimizer='kept' has one schedule",
+    ),
+    (
+      dict(count=1, curriculum=easy, difficulty="implicit_gap", steps_per_round=3),
+      "'implicit_gap' is 0 for all lists of the first round",
+    ),
+    (
+      dict(min_gap=0.1, human=1, prefer=("human", "self")),
+      "config.rounds.min_gap is of the rewards",
+    ),
+  ):
+    config.rounds = dict(count=2, prompts=8) | settings
+    assert said in refused(config), settings
+  for settings in (
+    dict(learning_rates=(1e-3, 1e-4)),
+    dict(curriculum=easy, difficulty="implicit_gap", steps_per_round=3),
+    dict(min_gap=0.1, prefer=("self",)),
+  ):
+    config.rounds = dict(count=2, prompts=8) | settings
+    config_lib.validate(config)
+
+
+def test_an_argument_that_may_be_left_out_has_a_type():
+  """As those of a reward model, which are read from its export where they are not given."""
+  config = common.base()
+  config.model.path, config.data.train.path = "somewhere", "rows.jsonl"
+  config.rounds = dict(count=1, prompts=8)
+  for name, value in (("max_prompt", "96"), ("max_prompt", 96.5), ("chat", "False"), ("chat", 1)):
+    config.reward = {"name": "models.scalar", "path": "export", name: value}
+    assert f"config.reward.{name}={value!r} must be" in refused(config)
+  config.reward = dict(name="models.scalar", path="export", max_prompt=96, chat=None, eos=False)
+  config_lib.validate(config)
+
+
 def test_settings_of_candidates_that_contradict_each_other():
   config = common.base()
   config.model.path, config.data.train.path = "somewhere", "rows.jsonl"

@@ -184,18 +184,19 @@ def test_numbers_out_of_range_are_refused(name, arguments, said):
     built(f"lists.{name}", SCORES, 0, **arguments)
 
 
-def grouped(name, texts, scores, dedupe, **how):
+def grouped(name, texts, scores, dedupe):
   rng = np.random.default_rng(0)
-  return grouping.group(STRATEGIES[name], texts, scores, rng, dedupe=dedupe, **how)
+  return grouping.group(STRATEGIES[name], texts, scores, rng, dedupe=dedupe)
 
 
 def test_lists_of_a_narrow_gap_are_left_out():
   texts, scores = ["a", "b", "c"], [0.9, 0.5, 0.4]
   every = grouped("lists.all_pairs", texts, scores, False)
   assert len(every) == 3
-  wide = grouped("lists.all_pairs", texts, scores, False, min_gap=0.4)
+  wide = grouping.wide(every, scores, 0.4)
   assert [set(each.places) for each in wide] == [{0, 1}, {0, 2}]
-  assert grouped("lists.whole", texts, scores, False, min_gap=0.6) == []
+  assert grouping.wide(every, scores, 0.6) == []
+  assert grouping.wide(every, scores, 0.0) == every
 
 
 def test_a_text_that_comes_twice_counts_once():

@@ -199,5 +199,5 @@ def test_gaps_of_one_end_can_be_dropped_by_beta_dpo(init, unit, scope, dropped, 
 
 @pytest.mark.parametrize("name", ["init", "dropped", "scope", "unit"])
 def test_an_unknown_variant_of_beta_dpo_is_refused(name, seed):
-  with pytest.raises(ValueError, match=f"{name}='no' is not one of"):
+  with pytest.raises(ValueError, match=f"{name} is 'no', and has to be one of"):
     batchwise.beta_dpo(*lists(seed, K=2), None, **{name: "no"})

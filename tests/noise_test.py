@@ -99,7 +99,7 @@ def test_annotators_err_each_at_their_own_rate_on_a_share_of_lists_each(seed):
   found = flips(judge, [0.2, 0.1], seed)
   assert as_often(found, 0.4)
   assert not as_often(found, 0.3)
-  (alone,) = (functools.partial(noise.annotators, rates=(rate,)) for rate in (1.0,))
+  alone = functools.partial(noise.annotators, rates=(1.0,))
   assert as_often(flips(alone, [0.2, 0.1], seed), 1.0)
 
 

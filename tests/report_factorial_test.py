@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 from scipy import stats
+import synthetic_sweep
 
 from larpo_jax.report import __main__ as main
 from larpo_jax.report import factorial, statistics
@@ -146,3 +147,15 @@ def test_a_sequence_is_one_value_of_an_axis(tmp_path):
   text = (tmp_path / "report.md").read_text()
   assert "`prefer=none, styled=x`" in text
   assert "| gold+self | none |" in text
+
+
+def test_axes_that_no_arm_has_both_of_make_no_map(tmp_path, seed):
+  """As a loss and a wrapper around one, each with a beta of its own."""
+  arms = [({"loss": "dpo", "beta": beta}, 0.1, 0.2) for beta in (0.1, 0.3)]
+  arms += [({"loss": "robust", "kernel.beta": beta}, 0.1, 0.2) for beta in (0.1, 0.3)]
+  rng = np.random.default_rng(seed)
+  synthetic_sweep.write(tmp_path / "s", arms, seeds=2, prompts=6, rounds=1, rng=rng)
+  _, parts = main.write(tmp_path / "s", samples=2)
+  names = {plot.name for part in parts for plot in part.plots or ()}
+  assert {"arms", "axis_0"} <= names
+  assert not [name for name in names if name.startswith("map_")]

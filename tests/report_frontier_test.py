@@ -69,7 +69,7 @@ def test_a_path_has_the_evaluations_within_rounds_and_between_them(tmp_path, res
   both = lambda value: {"eval_kl": value / 10, "eval_gold": value}  # noqa: E731
   rows = [(0, "rounds", both(0.0)), (2, "round_0", both(1.0)), (4, "round_0", {"loss": 1.0})]
   rows += [(1, "rounds", both(3.0)), (2, "round_1", both(4.0)), (3, "round_1", {"loss": 1.0})]
-  rows += [(2, "rounds", both(6.0))]
+  rows += [(3, "round_1", both(5.0)), (2, "rounds", both(6.0))]
   if resumed:
     rows[3], rows[4] = rows[4], rows[3]
   for step, stage, row in rows:

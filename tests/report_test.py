@@ -202,18 +202,6 @@ def test_every_file_is_written(written):
   assert (directory / "report.html").stat().st_size < 1e6
 
 
-def test_axes_that_no_arm_has_both_of_make_no_map(tmp_path, seed):
-  """As a loss and a wrapper around one, each with a beta of its own."""
-  arms = [({"loss": "dpo", "beta": beta}, 0.1, 0.2) for beta in (0.1, 0.3)]
-  arms += [({"loss": "robust", "kernel.beta": beta}, 0.1, 0.2) for beta in (0.1, 0.3)]
-  rng = np.random.default_rng(seed)
-  synthetic_sweep.write(tmp_path / "s", arms, seeds=2, prompts=6, rounds=1, rng=rng)
-  _, parts = main.write(tmp_path / "s", samples=2)
-  names = {plot.name for part in parts for plot in part.plots or ()}
-  assert {"arms", "axis_0"} <= names
-  assert not [name for name in names if name.startswith("map_")]
-
-
 class Page(html.parser.HTMLParser):
   """What a browser would see: tags with their attributes, and text."""
 

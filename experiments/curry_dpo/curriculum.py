@@ -41,7 +41,7 @@ def get_config(arg=""):
   config.rounds.optimizer = "kept"
   config.rounds.noise = None
   if arg == "cpu":
-    config.evaluate.every = 10
+    config.evaluate.every = 4  # of a stage's eight
   if arg == "smoke":
     config = common.smoke(config)
     config.rounds.steps_per_round = 3
@@ -49,7 +49,7 @@ def get_config(arg=""):
 
 
 def sweep():
-  """One pair or all, a reference that stays or moves, four orders."""
+  """One pair or all, a reference that stays or moves, three orders."""
   for name in ("best_worst", "best_each"):
     for reference in ("round", "stage"):
       pairs = {"rounds.lists": dict(name=f"lists.{name}"), "rounds.reference": reference}

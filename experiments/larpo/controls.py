@@ -12,7 +12,10 @@ the best of N samples of the start by the gold reward, best@N/T=1 in the results
 to the start is at most log N - (N - 1) / N (https://arxiv.org/abs/2401.01879): a reward that
 training has to beat at as many nats.
 
-Not yet measured here.
+Measured at `:cpu`, five seeds, 9 minutes on one busy CPU core. Reward of samples: 0.40 before; 0.77
+by DPO, 0.39 where labels are drawn by lot, 0.79 by right answers alone, 0.77 where the reference
+stays; 0.64, 0.91 and 0.99 are the best of 2, 5 and 10 samples of the start. That the order of pairs
+is what teaches is supported at this scale, that rejected responses are needed is not supported.
 """
 
 from experiments import common

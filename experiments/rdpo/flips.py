@@ -53,7 +53,7 @@ def robust(epsilon, beta=0.1):
 
 
 def sweep():
-  """Six losses under three rates, all of one beta but IPO, whose scale is another; the control."""
+  """Seven losses under three rates, all of one beta but IPO, of another scale; the control."""
   for rate in (0.0, 0.2, 0.4):
     losses = [
       dict(name="pairwise.dpo", beta=0.1),

@@ -108,6 +108,11 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
     )
   if rates and rounds["optimizer"] == "kept":
     yield "config.rounds.optimizer='kept' has one schedule: set config.rounds.learning_rates=()"
+  if rounds["min_gap"] and (rounds["steps"] is not None or len(rounds["prefer"]) > 1):
+    yield (
+      "config.rounds.min_gap is of the rewards of a list, and with rounds.steps, or with several "
+      "sources in rounds.prefer, these do not order it: set it to 0"
+    )
   gap = rounds["curriculum"] is not None and rounds["difficulty"] == "implicit_gap"
   if gap and rounds["count"] == 1:
     yield (

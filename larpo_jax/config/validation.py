@@ -147,11 +147,23 @@ def _spec(name: str, spec: Any, entry: Spec) -> None:
   for key, default in arguments.items():
     given = spec.get(key, default)
     if not isinstance(given, tuple | dict) and not (given is None and default is None):
-      kind = given if default in (None, inspect.Parameter.empty) else default
-      _type(f"{name}.{key}", given, kind)
+      said = default not in (None, inspect.Parameter.empty)
+      _type(
+        f"{name}.{key}", given, default if said else _annotated(spec["name"], key, entry, given)
+      )
   kernel = entry.package == "larpo_jax.losses"  # else the function says what it takes
   if kernel and isinstance(spec.get("beta"), int | float) and spec["beta"] <= 0:
     raise ValueError(f"config.{name}.beta={spec['beta']} must be above 0")
+
+
+def _annotated(name: str, key: str, entry: Spec, given: Any) -> Any:
+  """A value of the type that an argument without a default of one is annotated with, or given."""
+  if entry.package == "larpo_jax.worlds":  # whose arguments are those of several functions
+    return given
+  parameters = inspect.signature(lookup.find(name, entry.package)).parameters
+  annotation = str(parameters[key].annotation)
+  kinds = {"int": 0, "float": 0.0, "bool": False, "str": ""}
+  return kinds.get(annotation.removesuffix(" | None"), given)
 
 
 def _tried(tree: Mapping[str, Any]) -> None:

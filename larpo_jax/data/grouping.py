@@ -38,18 +38,18 @@ def group(
   rng: np.random.Generator,
   *,
   dedupe: bool,
-  min_gap: float = 0.0,
 ) -> list[Ranked]:
-  """The lists of a prompt with these responses; dedupe keeps a text's first place alone.
-
-  A list whose best and worst score are less than min_gap apart is left out.
-  """
+  """The lists of a prompt with these responses; dedupe keeps a text's first place alone."""
   first = {text: place for place, text in reversed(list(enumerate(texts)))}
   kept = sorted(first.values()) if dedupe else list(range(len(texts)))
   found = strategy(np.asarray([scores[place] for place in kept]), rng)
-  lists = [Ranked([kept[place] for place in places], labels) for places, labels in found]
+  return [Ranked([kept[place] for place in places], labels) for places, labels in found]
+
+
+def wide(found: Sequence[Ranked], scores: Sequence[float], min_gap: float) -> list[Ranked]:
+  """The lists whose best and worst score are at least min_gap apart."""
   gap = lambda places: np.ptp([scores[place] for place in places])  # noqa: E731
-  return [each for each in lists if gap(each.places) >= min_gap]
+  return [each for each in found if gap(each.places) >= min_gap]
 
 
 def noise(spec: Mapping[str, Any] | None) -> Noise | None:

@@ -180,21 +180,18 @@ def beta_dpo(
   "narrowest" gaps in place of a draw, and scope="pair", a beta by each pair's own gap.
   unit="rewards" has gaps times beta in b, as re-implementations do, where alpha means less.
   """
-  _choices(init=init, dropped=dropped, scope=scope, unit=unit)
   before = _no_gaps_yet() if statistics is None else statistics
   ratio = _scores.log_ratio(policy, reference, batch)
   ahead = _pairs.mean(_scores.margins(ratio), batch)  # [B]
   weight = jnp.where(_pairs.taking_part(batch), batch.weight, 0.0)
   gap = jax.lax.stop_gradient(ahead)
   new, centre, spread = _moved(before, gap, weight, momentum, init)
-  order = {
-    "unusual": _noise(before["step"], batch.row) - 0.5 * jnp.square((gap - centre) / spread),
-    "widest": -gap,
-    "narrowest": gap,
-  }[dropped]
-  kept = weight * _first(order, weight > 0, drop)
-  told = gap if scope == "pair" else masked.weighted_mean(gap, kept)
-  ahead_of = (told - centre) * (beta if unit == "rewards" else 1.0)
+  usual = _noise(before["step"], batch.row) - 0.5 * jnp.square((gap - centre) / spread)
+  orders = {"unusual": usual, "widest": -gap, "narrowest": gap}
+  kept = weight * _first(_scores.choice("dropped", dropped, orders), weight > 0, drop)
+  told = {"pair": gap, "batch": masked.weighted_mean(gap, kept)}
+  size = _scores.choice("unit", unit, {"nats": 1.0, "rewards": beta})
+  ahead_of = (_scores.choice("scope", scope, told) - centre) * size
   used = jnp.maximum(beta * (1.0 + alpha * ahead_of), smallest)
   # Scaled, so that the batch's mean is the mean over the pairs that are kept.
   scale = jnp.sum(weight) / jnp.maximum(jnp.sum(kept), 1e-30)
@@ -202,18 +199,6 @@ def beta_dpo(
   metrics = _scores.metrics(beta * ratio, policy, reference, batch)
   metrics |= {"beta_dpo/beta": jnp.broadcast_to(used, weight.shape)}
   return loss, metrics, new
-
-
-def _choices(**given: str) -> None:
-  known = dict(
-    init=("corrected", "zero", "first"),
-    dropped=("unusual", "widest", "narrowest"),
-    scope=("batch", "pair"),
-    unit=("nats", "rewards"),
-  )
-  for name, value in given.items():
-    if value not in known[name]:
-      raise ValueError(f"{name}={value!r} is not one of {', '.join(known[name])}")
 
 
 def _moved(
@@ -225,6 +210,7 @@ def _moved(
   variance = masked.weighted_mean(jnp.square(gap - mean), weight)
   std = jnp.sqrt(variance * count / jnp.maximum(count - 1.0, 1.0))  # unbiased, as the authors'
   step = before["step"] + jnp.where(count > 0, 1, 0)
+  _scores.choice("init", init, dict.fromkeys(("corrected", "zero", "first")))
   begins = (before["step"] == 0) & (init == "first")
   rate = jnp.where(count > 0, jnp.where(begins, 1.0, 1.0 - momentum), 0.0)
   new = {

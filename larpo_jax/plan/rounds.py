@@ -43,31 +43,40 @@ def sampling(
 ) -> dict[str, float]:  # fmt: skip
   """Bytes a device while a round samples; {} without rounds.
 
-  held is what `plan.held` gives: there is no optimizer meanwhile, but one teacher after the other.
+  held is what `plan.held` gives: there is no optimizer meanwhile, but one teacher after the other,
+  and what is returned is of who needs most, the policy or a teacher.
   """
   rounds = config.rounds
   if rounds is None:
     return {}
-  on = AbstractMesh(tuple(mesh.values()), tuple(mesh))
-  taught = [0.0]
-  for path in rounds.teacher.paths if rounds.teacher is not None else ():
-    params = _model(path) if _there(path) else {}
-    placed = sharding.named_shardings(params, on, config.rules)
-    taught.append(float(estimate.state_bytes(params, placed)))
   each = math.ceil(rounds.batch_size / math.prod(mesh[axis] for axis in sharding.BATCH_AXES))
-  work = work._replace(prompts=each, responses=rounds.candidates)
   how = Choices(jnp.dtype(config.model.dtype).itemsize)
-  found = {name: size for name, size in held.items() if name != "optimizer"}
-  found |= {"a teacher": max(taught)} if max(taught) else {}
-  return found | estimate.sampling(architecture, work, how, mesh)
+  state = {name: size for name, size in held.items() if name != "optimizer"}
+  drawn = [rounds.candidates] + ([rounds.steps.continuations] if rounds.steps is not None else [])
+  work = work._replace(prompts=each, responses=max(drawn))
+  found = [state | estimate.sampling(architecture, work, how, mesh)]
+  on = AbstractMesh(tuple(mesh.values()), tuple(mesh))
+  for path in rounds.teacher.paths if rounds.teacher is not None else ():
+    if _there(path):
+      params = _model(path)
+      placed = sharding.named_shardings(params, on, config.rules)
+      other = {"a teacher": float(estimate.state_bytes(params, placed))}
+      taught = work._replace(responses=rounds.teacher.candidates)
+      other |= estimate.sampling(_architecture(path), taught, how, mesh)
+      found.append(state | other)
+  return max(found, key=lambda each: sum(each.values()))
 
 
 def _there(path: str) -> bool:
   return (pathlib.Path(path).expanduser() / "config.json").exists()
 
 
+def _architecture(path: str) -> config_lib.Config:
+  return config_lib.read(pathlib.Path(path).expanduser())
+
+
 def _model(path: str) -> Any:
   """The parameters of a checkpoint without their numbers."""
-  architecture = config_lib.read(pathlib.Path(path).expanduser())
+  architecture = _architecture(path)
   kind = transformer if architecture.num_labels is None else heads
   return kind.abstract(architecture)[1]

@@ -60,7 +60,8 @@ def read(run: Run) -> Series:
   starts = lambda number: max([end for n, end in ends.items() if n < number], default=0.0)  # noqa: E731
   for name in evaluated.keys() & rounds.keys():
     steps, values = rounds[name]
-    points = dict(zip(map(starts, steps), values)) | dict(zip(*evaluated[name]))
+    # A step that is not logged has no place: then the end of a round hides an evaluation in it.
+    points = dict(zip(*evaluated[name])) | dict(zip(map(starts, steps), values))
     evaluated[name] = (sorted(points), [points[step] for step in sorted(points)])
   return Series(training, evaluated, "step")
 

@@ -4,7 +4,7 @@ r"""Launches the points of an experiment file, or what is missing of them.
 
 A file's sweep() yields the points, `--sweep NAME` those of sweep_NAME(); each is run with `--seeds`
 seeds in a directory named by what varies. Overrides, --config.KEY=VALUE, are for all points;
---cross loss.beta=0.03,0.1,0.3,1.0 makes each point four, so that every arm has its frontier.
+--cross loss.beta=0.03,0.1,0.3,1.0 makes each point four, a frontier for every arm that takes it.
 Finished points are skipped, half-done ones go on from their checkpoints, failed ones are tried
 again `--retries` times. Ctrl-C or SIGTERM stops the jobs, which save; the same command goes on.
 Several launchers may work on one directory. Exit codes: 0 all done, 1 some failed, 75 stopped.
