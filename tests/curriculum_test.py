@@ -67,7 +67,7 @@ def test_the_controls_of_a_curriculum_have_the_same_lists_in_another_order(run, 
 
 
 def test_parts_of_one_difficulty_each_come_in_any_order(seed):
-  hard = np.random.default_rng(seed).permutation(9.0)
+  hard = np.random.default_rng(seed).permutation(9).astype(float)
   plain = [part.tolist() for part in curriculum.easy_to_hard(hard, None)]
   orders = set()
   for number in range(60):

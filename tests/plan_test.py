@@ -95,7 +95,7 @@ def test_a_round_is_planned_with_the_models_that_it_reads(checkpoint, tmp_path):
   )
   assert alone["parameters"] == 4 * weights
   assert "optimizer" not in alone
-  asked.rounds.teacher = dict(paths=(str(checkpoint), str(tmp_path / "no")), candidates=1)
+  asked.rounds.teacher = dict(paths=(str(checkpoint), str(tmp_path / "no")), candidates=8)
   asked.rounds.teacher.temperature = 1.0
   asked.reward = dict(name="models.pairwise", path=str(checkpoint))
   job = plan.job_of(configs.validate(asked), machine, None)
