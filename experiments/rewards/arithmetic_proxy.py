@@ -14,7 +14,8 @@ directories: --config.data.train.path=FILE --config.data.test.path=FILE.
 
 The control arms of the sweep are a proxy half and one twice as wide.
 
-Not yet measured here.
+Measured once, seed 0, on one busy CPU core in 30 seconds: held-out accuracy 0.262 before, with a
+fresh head, and 0.723 after. docs/results.md, "A proxy that is learnt from noisy pairs".
 """
 
 from experiments import common

@@ -32,11 +32,11 @@ on batches of as many pairs for as many steps. The loss has the paper's gamma, 0
 here and 1 / delta in slic. The sampler's beta has another unit: rewards lie in [0, 1], not on the
 paper's scale of logits, where 0.5 is best; `sweep_beta` looks for it.
 
-Measured at `:cpu`, five seeds, 9 minutes on one busy core. Reward of samples: 0.40 before, then 0.59
-direct, 0.65 sft, 0.58 rso, alike for the three losses. That own samples beat other people's answers
-is supported at this scale; that rejection sampling beats them is not supported, at any of its
-betas. What RSO keeps here without repeating a text can hold one right answer only, as a problem has
-one: docs/results.md.
+Measured at `:cpu`, five seeds, 9 minutes on one busy core. Reward of samples: 0.40 before, then
+0.59 direct, 0.65 sft, 0.58 rso, alike for the three losses. That own samples beat other people's
+answers is supported at this scale; that rejection sampling beats them is not supported, at any of
+its betas. What RSO keeps here without repeating a text can hold one right answer only, as a problem
+has one: docs/results.md.
 """
 
 from experiments import common
