@@ -11,10 +11,10 @@ go on rising with the distance from the start while the gold reward turns and fa
 
 The control arms have the gold reward in place of the proxy, at the same strengths of the reference.
 
-Measured at `:cpu`, five seeds, 18 minutes on one busy CPU core. Gold reward of samples: 0.40 before;
-at beta 0.1 by the proxy 0.70 after four rounds and 0.68 after six, at beta 1 0.73 and 0.74; by gold
-0.80 and 0.83, 0.82 and 0.84. That the proxy costs is supported at this scale, that gold turns is
-undecided. docs/results.md has the table.
+Measured at `:cpu`, five seeds, 18 minutes on one busy CPU core. Gold reward of samples: 0.40
+before; at beta 0.1 by the proxy 0.70 after four rounds and 0.68 after six, at beta 1 0.73 and 0.74;
+by gold 0.80 and 0.83, 0.82 and 0.84. That the proxy costs is supported at this scale, that gold
+turns is undecided. docs/results.md has the table.
 """
 
 from experiments import common
