@@ -132,7 +132,7 @@ def test_published_settings_are_valid_and_say_how_sure_they_are():
   assert told["beta_dpo_official"]["optimizer.name"] == "rmsprop"
   assert told["beta_dpo_official"]["optimizer.warmup"] == 150
   assert told["beta_dpo_official"]["optimizer.clip"] == 10.0
-  assert told["copo"]["rounds.learning_rates"] == [5e-7, 3e-7, 1e-7]
+  assert tuple(told["copo"]["rounds.learning_rates"]) == (5e-7, 3e-7, 1e-7)
   assert told["copo"]["model.lora.rank"] == 128
   for name, preset in page.PRESETS.items():
     assert preset["verified"] in ("read", "memory", "uncertain")

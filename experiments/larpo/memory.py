@@ -13,7 +13,7 @@ is: the policy of the round's start, as in the paper, or that before the first r
 Measured at `:cpu`, five seeds, 10 minutes on two busy CPU cores. Reward of samples: 0.40 before;
 with prompts of their own 0.69 by this round's samples, 0.68 with the previous round's, 0.69 with
 all; on shared prompts 0.67, 0.72 and 0.72. No two arms differ beyond chance: undecided.
-docs/results.md has the table; `sweep_reference` has not been run.
+docs/results.md has the table, and that of `sweep_reference`, which changes little.
 """
 
 from experiments import common
