@@ -2,8 +2,7 @@ r"""COPO: what was sampled seldom is made likelier, by exact counts and by a coi
 
     python -m larpo_jax.sweep --config experiments/copo/counts.py:cpu \
       --workdir runs/copo --seeds 5
-    python -m larpo_jax.report runs/copo --metric sampled/gold/accuracy \
-      --baseline "loss.name=pairwise.dpo"
+    python -m larpo_jax.report runs/copo --metric sampled/gold/accuracy
 
 COPO (https://arxiv.org/abs/2501.12735), figures from its public reviews: AlpacaEval 2,
 length-controlled, of Zephyr-7B after online DPO 22.19, SELM 24.25, COPO 27.21; of

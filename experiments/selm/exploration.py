@@ -2,8 +2,7 @@ r"""SELM and XPO: a bonus for what the reference does not say, where the best an
 
     python -m larpo_jax.sweep --config experiments/selm/exploration.py:cpu \
       --workdir runs/selm --seeds 5
-    python -m larpo_jax.report runs/selm --metric sampled/gold/accuracy \
-      --baseline "loss.name=pairwise.dpo"
+    python -m larpo_jax.report runs/selm --metric sampled/gold/accuracy
 
 SELM (https://arxiv.org/abs/2405.19332): AlpacaEval 2, length-controlled, of Zephyr-7B after three
 iterations 24.25, iterative DPO 22.19; of Llama-3-8B-Instruct 34.67 and 33.17. After the first two
