@@ -152,12 +152,15 @@ def test_killed_and_stopped_in_the_middle_of_sampling(whole, tmp_path, cache):
   code, output = run(2 + 3, signal.SIGKILL)  # an evaluation samples twice; then round 0
   assert code == -signal.SIGKILL, output
   assert (tmp_path / "results" / "before.json").exists()
-  assert not (tmp_path / "rounds").exists()
-  code, output = run(4 + 3, signal.SIGTERM)  # all of round 0 again, and part of round 1
+  kept = lambda n: sorted(path.name for path in (tmp_path / f"rounds/{n}/partial").glob("*"))  # noqa: E731
+  assert kept(0) == ["own-1.json", "own-2.json"]
+  assert not (tmp_path / "rounds" / "0" / "candidates.jsonl").exists()
+  code, output = run(2 + 2, signal.SIGTERM)  # the other half of round 0, and half of round 1
   assert code == preemption.REQUEUE, output
   assert "stopped between training steps" in output
   assert (tmp_path / "rounds" / "0" / "candidates.jsonl").exists()
-  assert not (tmp_path / "rounds" / "1").exists()
+  assert (kept(0), kept(1)) == ([], ["own-1.json", "own-2.json"])
+  assert not (tmp_path / "rounds" / "1" / "candidates.jsonl").exists()
   code, output = finish(start(tmp_path, *quick, cache=cache))
   assert code == 0, output
   assert digest(tmp_path) == digest(reference)

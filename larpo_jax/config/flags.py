@@ -70,7 +70,7 @@ def _missing(key: str, tree: Mapping[str, Any]) -> str:
     return f"--config.{key}: this config has no {key!r}; write config.{node} in its file first"
   parent = next((name for name in FIELDS if key.startswith((f"{name}.", f"{name}["))), "")
   if not isinstance(FIELDS.get(parent), Spec | Free):
-    return f"--config.{key} is unknown{_hint(key)}"
+    return f"--config.{key} is unknown{_hint(key, tree)}"
   inside, node = key.removeprefix(parent).lstrip("."), _get(parent, tree)
   there = node if isinstance(node, Mapping) else {}
   return (
@@ -79,8 +79,9 @@ def _missing(key: str, tree: Mapping[str, Any]) -> str:
   )
 
 
-def _hint(key: str) -> str:
-  """The nearest keys among those of the same node, else among all."""
+def _hint(key: str, tree: Mapping[str, Any]) -> str:
+  """The nearest keys among those of the same node, else among all that this config has."""
   parent, _, _ = key.rpartition(".")
   siblings = [name for name in FIELDS if name.rpartition(".")[0] == parent]
-  return nearest(key, siblings) or nearest(key, FIELDS)
+  there = [name for name in FIELDS if _get(name, tree) is not _NOTHING]
+  return nearest(key, siblings) or nearest(key, there)
