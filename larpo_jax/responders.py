@@ -65,7 +65,7 @@ def sampled(
     turn, batch_size=rounds.batch_size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
   )
   count = -(-len(turn) // rounds.batch_size)
-  how = {name: rounds[name] for name in SAMPLED} | dict(eos=prompts.end, pad=prompts.pad)
+  how = {each: rounds[each] for each in SAMPLED} | dict(eos=prompts.end, pad=prompts.pad)
   with writers.Progress(f"retrieve {number}", total=count, unit="batch") as progress:
     for done, batch in enumerate(feed, 1):
       session.poll()

@@ -78,10 +78,9 @@ def train(
     state = dataclasses.replace(state, opt_state=course.state)
   store = _store(session, name)
   try:
-    if (store.steps() or [-1])[-1] >= steps:
-      restored = store.restore(state)
-      if restored is not None and restored.step >= steps:
-        return restored.state
+    ended = _ended(store, state, steps)
+    if ended is not None:
+      return ended
     batches, live = _feed(session, fixed, data, kernels, batch_size)
     specs: dict[str, Any] = dict(loss=loss, optimizer=optimizer, steps=course.total)
     step = _step(session, specs, kernels, chain=chain, sync=sync, placed=placed)
@@ -101,6 +100,12 @@ def train(
     )
   finally:
     store.close()
+
+
+def _ended(store: Any, state: train_step.TrainState, steps: int) -> train_step.TrainState | None:
+  """The state after so many steps, where a good checkpoint of them is there."""
+  restored = store.restore(state) if (store.steps() or [-1])[-1] >= steps else None
+  return restored.state if restored is not None and restored.step >= steps else None
 
 
 def _step(

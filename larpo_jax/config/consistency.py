@@ -89,10 +89,8 @@ def _stages(tree: Mapping[str, Any]) -> Iterator[str]:
     yield "config.data.train.path is empty and there are no rounds: there is nothing to learn from"
 
 
-def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
-  rounds, world = tree["rounds"], tree["world"]
-  if rounds is None:
-    return
+def _learning(rounds: Mapping[str, Any]) -> Iterator[str]:
+  """How a round learns: stages, the reference, the optimiser."""
   steps, stages = rounds["steps_per_round"], (rounds["curriculum"] or {}).get("stages", 3)
   if rounds["curriculum"] is None and rounds["reference"] == "stage":
     yield "config.rounds.reference='stage' needs stages: set config.rounds.curriculum, or 'round'"
@@ -108,16 +106,23 @@ def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
     )
   if rates and rounds["optimizer"] == "kept":
     yield "config.rounds.optimizer='kept' has one schedule: set config.rounds.learning_rates=()"
-  if rounds["min_gap"] and (rounds["steps"] is not None or len(rounds["prefer"]) > 1):
-    yield (
-      "config.rounds.min_gap is of the rewards of a list, and with rounds.steps, or with several "
-      "sources in rounds.prefer, these do not order it: set it to 0"
-    )
   gap = rounds["curriculum"] is not None and rounds["difficulty"] == "implicit_gap"
   if gap and rounds["count"] == 1:
     yield (
       "config.rounds.difficulty='implicit_gap' is 0 for all lists of the first round, whose policy "
       "is where it starts: use another one, or more rounds"
+    )
+
+
+def _rounds(tree: Mapping[str, Any]) -> Iterator[str]:
+  rounds, world = tree["rounds"], tree["world"]
+  if rounds is None:
+    return
+  yield from _learning(rounds)
+  if rounds["min_gap"] and (rounds["steps"] is not None or len(rounds["prefer"]) > 1):
+    yield (
+      "config.rounds.min_gap is of the rewards of a list, and with rounds.steps, or with several "
+      "sources in rounds.prefer, these do not order it: set it to 0"
     )
   if rounds["greedy"] and rounds["candidates"] == 1:
     yield "config.rounds.greedy=True takes one of config.rounds.candidates=1: give at least 2"

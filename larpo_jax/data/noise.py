@@ -69,8 +69,7 @@ def annotators(
     raise ValueError("rates=() names no annotator: give the rate at which each of them errs")
   for rate in rates:
     _share(rate)
-  rate = rates[rng.integers(len(rates))]
-  return _turned(labels) if rng.random() < rate else labels
+  return symmetric(rewards, labels, rng, rate=rates[rng.integers(len(rates))])
 
 
 def bradley_terry(

@@ -95,6 +95,20 @@ def require(name: str, value: Any, holds: Callable[[float], bool], bounds: str) 
     raise ValueError(f"{name} is {value}, and has to be {bounds}")
 
 
+def soft_least(loss: jax.Array, there: Array, batch: Batch, temperature: float) -> jax.Array:
+  """-b log of the weighted mean of exp(-loss / b) over the prompts that are there, at each of them.
+
+  loss [B], there bool [B], b = temperature, above 0 and finite; 0 elsewhere.
+  """
+  weight = jnp.where(there, batch.weight, 0.0)
+  scaled = jnp.where(there, -loss / temperature, 0.0)
+  # Without any prompt, log of a sum of one stands in: there is no log of 0 to differentiate.
+  some = jnp.sum(weight) > 0
+  lse = jax.nn.logsumexp(scaled, b=jnp.where(some, weight, 1.0))
+  value = -temperature * (lse - jnp.log(jnp.maximum(jnp.sum(weight), 1e-30)))
+  return jnp.where(there & some, value, 0.0)
+
+
 def choice(name: str, value: str, choices: Mapping[str, Choice]) -> Choice:
   """The one of several that a hyper-parameter names; raises ValueError that lists them."""
   if value not in choices:

@@ -103,16 +103,9 @@ def dr_dpo(
   bounds = "above 0 and finite"
   _scores.require("temperature", temperature, lambda b: 0.0 < b < math.inf, bounds)
   reward = _scores.implicit_reward(policy, reference, batch, beta)
-  right = _pairs.mean(jax.nn.log_sigmoid(_scores.margins(reward)), batch)  # [B]
-  there = _pairs.taking_part(batch)
-  weight = jnp.where(there, batch.weight, 0.0)
-  scaled = jnp.where(there, right / temperature, 0.0)
-  # Without any pair, log of a sum of one stands in, so that there is no log of 0 to differentiate.
-  total = jnp.maximum(jnp.sum(weight), 1e-30)
-  some = jnp.any(there)
-  lse = jax.nn.logsumexp(scaled, b=jnp.where(some, weight, 1.0))
-  value = jnp.where(some, -temperature * (lse - jnp.log(total)), 0.0)
-  return jnp.where(there, value, 0.0), _scores.metrics(reward, policy, reference, batch)
+  loss = _pairs.mean(-jax.nn.log_sigmoid(_scores.margins(reward)), batch)  # [B]
+  soft = _scores.soft_least(loss, _pairs.taking_part(batch), batch, temperature)
+  return soft, _scores.metrics(reward, policy, reference, batch)
 
 
 @marked(couples_prompts=True, statistics=_running.nothing_yet)

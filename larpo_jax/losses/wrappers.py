@@ -35,8 +35,7 @@ def robust(kernel: Kernel, *, epsilon: float = 0.1) -> Kernel:
   _scores.require("epsilon", epsilon, lambda e: 0.0 <= e < 0.5, "from 0 to below 0.5")
 
   def wrapped(policy: LogProbs, reference: LogProbs, batch: Batch) -> tuple[jax.Array, Metrics]:
-    kept, metrics = kernel(policy, reference, batch)
-    flipped, _ = kernel(policy, reference, dataclasses.replace(batch, label=-batch.label))
+    kept, flipped, metrics = _both_orders(kernel, policy, reference, batch)
     return ((1 - epsilon) * kept - epsilon * flipped) / (1 - 2 * epsilon), metrics
 
   return _like(kernel, wrapped)
@@ -55,8 +54,7 @@ def smoothed(kernel: Kernel, *, epsilon: float = 0.1) -> Kernel:
   _scores.require("epsilon", epsilon, lambda e: 0.0 <= e <= 0.5, "from 0 to 0.5")
 
   def wrapped(policy: LogProbs, reference: LogProbs, batch: Batch) -> tuple[jax.Array, Metrics]:
-    kept, metrics = kernel(policy, reference, batch)
-    flipped, _ = kernel(policy, reference, dataclasses.replace(batch, label=-batch.label))
+    kept, flipped, metrics = _both_orders(kernel, policy, reference, batch)
     return (1 - epsilon) * kept + epsilon * flipped, metrics
 
   return _like(kernel, wrapped)
@@ -77,14 +75,7 @@ def distributionally_robust(kernel: Kernel, *, temperature: float = 1.0) -> Kern
 
   def wrapped(policy: LogProbs, reference: LogProbs, batch: Batch) -> tuple[jax.Array, Metrics]:
     loss, metrics = kernel(policy, reference, batch)
-    there = _scores.ordered(batch)
-    weight = jnp.where(there, batch.weight, 0.0)
-    scaled = jnp.where(there, -loss / temperature, 0.0)
-    some = jnp.sum(weight) > 0
-    # Without any, log of a sum of one stands in, so that there is no log of 0 to differentiate.
-    lse = jax.nn.logsumexp(scaled, b=jnp.where(some, weight, 1.0))
-    value = -temperature * (lse - jnp.log(jnp.maximum(jnp.sum(weight), 1e-30)))
-    return jnp.where(there & some, value, 0.0), metrics
+    return _scores.soft_least(loss, _scores.ordered(batch), batch, temperature), metrics
 
   return _like(kernel, wrapped, couples_prompts=True)
 
@@ -189,6 +180,15 @@ def with_sft(kernel: Kernel, *, sft: float = 1.0) -> Kernel:
     return loss + sft * jnp.where(_scores.ordered(batch), nll, 0.0), metrics
 
   return _like(kernel, wrapped)
+
+
+def _both_orders(
+  kernel: Kernel, policy: LogProbs, reference: LogProbs, batch: Batch
+) -> tuple[jax.Array, jax.Array, Metrics]:
+  """The loss of each list, that of the list turned round, and the metrics of the first."""
+  kept, metrics = kernel(policy, reference, batch)
+  flipped, _ = kernel(policy, reference, dataclasses.replace(batch, label=-batch.label))
+  return kept, flipped, metrics
 
 
 def _transformed(kernel: Kernel, score: Callable[[jax.Array], jax.Array]) -> Kernel:
