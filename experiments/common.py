@@ -123,6 +123,13 @@ def arithmetic():
   return config
 
 
+def at_betas(points, betas=(0.1, 0.3, 1.0, 3.0)):
+  """Each point at each strength of the reference: a frontier of reward against KL for each."""
+  for point in points:
+    for beta in betas:
+      yield {**point, "loss.beta": beta}
+
+
 def smoke(config):
   """The same experiment in seconds: a tiny model, a few rows, two steps of each stage."""
   shape = config.model.shape

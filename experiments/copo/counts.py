@@ -75,3 +75,10 @@ def sweep_explored():
   for novelty in (COUNTS, COIN_FLIPS):
     for explored in ("first", "all"):
       yield copo(0.1, {**novelty, "explored": explored})
+
+
+def sweep_frontier():
+  """DPO, the bonus that is felt, and warmer samples, at two strengths of the reference."""
+  dpo = {**DPO, "rounds.novelty": None}
+  arms = (dpo, copo(0.1, COUNTS), {**dpo, "rounds.temperature": 1.5})
+  return common.at_betas(arms, betas=(0.01, 0.1))

@@ -72,5 +72,11 @@ def sweep_difficulty():
       yield {**_order(order), "rounds.difficulty": difficulty}
 
 
+def sweep_frontier():
+  """Three orders of the same pairs under a reference that moves, at four strengths of it."""
+  orders = ("easy_to_hard", "shuffled", "hard_to_easy")
+  return common.at_betas(_order(name) for name in orders)
+
+
 def _order(name):
   return {"rounds.curriculum": dict(name=f"curriculum.{name}", stages=3)}

@@ -71,3 +71,8 @@ def sweep_rso():
     for beta in (0.03, 0.1, 0.3):
       filtered = {"name": "lists.rso", "beta": beta, "keep": 8, "pairing": pairing}
       yield {"rounds.candidates": 32, "rounds.lists": filtered}
+
+
+def sweep_frontier():
+  """The shortest and the longest list at four strengths of the reference."""
+  return common.at_betas({"rounds.candidates": candidates} for candidates in (2, 16))

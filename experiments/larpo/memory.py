@@ -44,3 +44,8 @@ def sweep_reference():
   for reference in ("round", "start"):
     for memory in ("none", "all"):
       yield {"rounds.reference": reference, "rounds.memory": memory}
+
+
+def sweep_frontier():
+  """Nothing and all that shared prompts remember, at four strengths of the reference."""
+  return common.at_betas({"rounds.memory": memory} for memory in ("none", "all"))

@@ -56,3 +56,10 @@ def sweep():
   for steps in LEARNT:
     for loss in (dict(name="pairwise.dpo", beta=0.1), dict(name="pointwise.sft")):
       yield {"supervised.steps": steps, "loss": loss}
+
+
+def sweep_frontier():
+  """DPO after the supervised policy at four strengths of the reference, and its control."""
+  for beta in (0.1, 0.3, 1.0, 3.0):
+    yield {"loss": dict(name="pairwise.dpo", beta=beta)}
+  yield {"loss": dict(name="pointwise.sft")}

@@ -42,3 +42,8 @@ def sweep():
   """From nearly greedy to hotter than the policy itself."""
   for temperature in (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5):
     yield {"rounds.temperature": temperature}
+
+
+def sweep_frontier():
+  """The coldest, the middle and the hottest, at four strengths of the reference."""
+  return common.at_betas({"rounds.temperature": temperature} for temperature in (0.3, 1.0, 1.5))

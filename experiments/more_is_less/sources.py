@@ -70,3 +70,12 @@ def sweep_style():
     styled = ("gold",) if prefer[:1] == ("gold",) else ("best",)
     yield {"rounds.prefer": prefer, "rounds.styled": ()}
     yield {"rounds.prefer": prefer, "rounds.styled": styled}
+
+
+def sweep_frontier():
+  """The teacher in two styles, and own samples, at three strengths of the reference."""
+  arms = [
+    {"rounds.prefer": ("gold", "greedy"), "rounds.styled": style} for style in (("gold",), ())
+  ]
+  arms.append({"rounds.prefer": ("self",), "rounds.styled": ()})
+  return common.at_betas(arms, betas=(0.1, 1.0, 3.0))

@@ -91,3 +91,9 @@ def sweep_xpo():
   yield {"loss": {"name": "pairwise.dpo", "beta": 0.1}, "rounds.greedy": False}
   for alpha in (1e-5, 1e-3, 1e-1):
     yield {**XPO, "loss": {"name": "exploration.xpo", "beta": 0.1, "alpha": alpha}}
+
+
+def sweep_frontier():
+  """DPO, a bonus that is felt, and warmer samples, at two strengths of the reference."""
+  arms = (DPO, selm(0.1), {**DPO, "rounds.temperature": 1.5})
+  return common.at_betas(arms, betas=(0.01, 0.1))
