@@ -98,7 +98,7 @@ FAULTS = [
   ),
   Fault(
     "weight ignored in a batch mean: Dr.DPO",
-    BATCHWISE,
+    "losses/_scores.py",
     "weight = jnp.where(there, batch.weight, 0.0)\n  scaled",
     "weight = jnp.where(there, 1.0, 0.0)\n  scaled",
     "batchwise.dr_dpo and not decoder",

@@ -24,8 +24,14 @@ import faults
 from faults import Fault
 import faults_of_kernels
 import faults_of_rounds
+import faults_of_sampling
 
-FAULTS = [*faults.FAULTS, *faults_of_kernels.FAULTS, *faults_of_rounds.FAULTS]
+FAULTS = [
+  *faults.FAULTS,
+  *faults_of_kernels.FAULTS,
+  *faults_of_rounds.FAULTS,
+  *faults_of_sampling.FAULTS,
+]
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "mutations.md"
 SEED = "20240501"
