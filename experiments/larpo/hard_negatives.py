@@ -16,7 +16,7 @@ is drawn among what earns less as an answer to this problem. "Unrelated" are the
 problems of two steps where the task has three: what this world has of another form, and nearer to
 the task than the paper's chat prompts are to GSM8K.
 
-Measured at `:cpu`, five seeds, 46 minutes on two busy CPU cores, most of them for what all share:
+Measured at `:cpu`, five seeds, 19 minutes on two idle CPU cores, 16 of them for what pages share:
 reward of samples 0.40 at the start; 0.63 unrelated, 0.59 of another problem, 0.73 and 0.75 for own
 worse samples at temperature 1 and 0.7. Supported at this scale: own samples are harder and better
 than the others. Undecided: the order within each kind. docs/results.md has the table.
