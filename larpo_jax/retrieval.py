@@ -60,9 +60,11 @@ def retrieve(
 
 
 def _clear(session: Session, number: int) -> None:
-  """Removes the batches of a round that is written."""
+  """Removes the batches of a round that is written, and what a kill left half-written."""
   if jax.process_index() == 0:
-    shutil.rmtree(responders.partial(session, number), ignore_errors=True)
+    directory = session.workdir / "rounds" / str(number)
+    for path in (responders.partial(session, number), *directory.glob(".*")):
+      shutil.rmtree(path, ignore_errors=True)
 
 
 def described(session: Session, number: int) -> dict[str, float]:

@@ -19,11 +19,7 @@ CURRICULUM, LISTS, LOSSES, NOISE, PLAN, POINTS, READING, RETRIEVAL, ROUNDS, WINR
     "winrate",
   )
 )
-REPORT, ESTIMATE, RUN = (
-  "tests/report_frontier_test.py",
-  "tests/estimate_test.py",
-  "tests/run_test.py",
-)
+ESTIMATE = "tests/estimate_test.py"
 
 FAULTS = [
   # A round that goes on where it was stopped.
@@ -54,7 +50,7 @@ FAULTS = [
   Fault(
     "resumed rounds: batches stay when the round is written",
     "retrieval.py",
-    "shutil.rmtree(responders.partial(session, number), ignore_errors=True)",
+    "shutil.rmtree(path, ignore_errors=True)",
     "pass",
     "stopped_in_the_middle",
     RETRIEVAL,
@@ -131,8 +127,8 @@ FAULTS = [
     "evaluation.py",
     'rows[line["row"]] for line in wrote]',
     'rows[line["row"]] for line in wrote[::-1]]',
-    "compared_with_those_of_the_start",
-    RUN,
+    "same_prompts",
+    WINRATE,
   ),
   # Paths of reward against KL, crossed sweeps, plans.
   Fault(

@@ -32,6 +32,14 @@ if os.environ["JAX_PROCESS_ID"] == "1":
   sys.addaudithook(spy)
 runpy.run_module("larpo_jax.main", run_name="__main__", alter_sys=True)
 """
+# Process 0 dies when all batches of a round are on disk and the round is not.
+DIES = """
+import os, runpy
+from larpo_jax import retrieval
+if os.environ["JAX_PROCESS_ID"] == "0":
+  retrieval._tell = lambda *arguments: os._exit(9)
+runpy.run_module("larpo_jax.main", run_name="__main__", alter_sys=True)
+"""
 # Single steps, from the easy to the hard, where a teacher answers, too.
 TAUGHT = """
 from experiments.step_dpo import chains
@@ -91,7 +99,7 @@ def same_run(two, one):
 
 
 @pytest.mark.timeout(600)
-def test_rounds_in_two_processes_stopped_once_are_those_of_one(tmp_path, cache):
+def test_rounds_in_two_processes_stopped_and_killed_are_those_of_one(tmp_path, cache):
   arguments = [*QUICK, *STEPS, *SPLIT]
   one = start(tmp_path / "one", *arguments, cache=cache, devices=2)
   both = start_two(tmp_path / "two", *arguments, cache=cache)
@@ -101,6 +109,10 @@ def test_rounds_in_two_processes_stopped_once_are_those_of_one(tmp_path, cache):
   both[1].send_signal(signal.SIGTERM)  # either of them stops both
   stopped = finish_both(both)
   assert [code for code, _ in stopped] == [preemption.REQUEUE] * 2, stopped
+  killed = start_two(tmp_path / "two", *arguments, cache=cache, code=DIES)
+  assert killed[0].wait(300) == 9, finish_both(killed)
+  finish_both([each for each in killed if each.kill() is None])
+  assert list(tmp_path.glob("two/rounds/0/partial/own-*.json"))
   both = start_two(tmp_path / "two", *arguments, cache=cache, code=SPY)
   finished = finish_both(both)
   assert [code for code, _ in finished] == [0, 0], finished

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
+from larpo_jax import evaluation
 from larpo_jax import winrate as command
 from larpo_jax.evaluators import winrate
 
@@ -114,6 +115,30 @@ def test_rewards_become_annotations_and_ties_count_half():
   assert winrate.win_rate(rows).plain == (1 + 0.5 + 0 + 1) / 4
   with pytest.raises(ValueError, match="zip"):
     winrate.by_reward("ab", "1", "x", ([0], [1]))
+
+
+def test_samples_win_over_those_of_the_start_to_the_same_prompts(seed):
+  rng = np.random.default_rng(seed)
+
+  def lines(order):
+    for row in order:
+      reward = float(rng.integers(3))
+      responses = [
+        {"kind": "greedy", "text": "x", "gold/reward": 9.0},
+        {"kind": "sampled", "text": "y" * rng.integers(1, 9), "gold/reward": reward},
+      ]
+      yield {"set": "written", "row": int(row), "prompt": f"p{row}", "responses": responses}
+
+  begun, wrote = (list(lines(rng.permutation(12))) for _ in range(2))
+  begun.append({"set": "ranked", "row": 0, "gold/reward": 5.0})
+  reward = lambda found, row: next(  # noqa: E731
+    x["responses"][1]["gold/reward"] for x in found if x["set"] == "written" and x["row"] == row
+  )
+  gaps = [reward(wrote, row) - reward(begun, row) for row in range(12)]
+  wanted = np.mean(0.5 + 0.5 * np.sign(gaps))
+  found = evaluation._won(begun, wrote)
+  assert found["sampled/win_rate"] == pytest.approx(wanted)
+  assert evaluation._won(begun, wrote[3:]) != found, "of those that both have"
 
 
 def test_no_judgement_counts_for_nothing_and_0_is_a_tie():
