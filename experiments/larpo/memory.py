@@ -8,7 +8,8 @@ the worst of all that is remembered of it: AlpacaEval 2 win rates, length-contro
 round's, 56.02 and 72.50 with all (one seed). Its scripts give each round prompts of its own: then
 what is remembered is a replay of old pairs, and only where rounds share their prompts does a list
 become longer. Both are here, at equal optimiser steps. `sweep_reference` asks what the reference
-is: the policy of the round's start, as in the paper, or that before the first round.
+is: the policy of the round's start, as in the paper, or that before the first round;
+`sweep_frontier` has nothing and all over beta.
 
 Measured at `:cpu`, five seeds, 10 minutes on two busy CPU cores. Reward of samples: 0.40 before;
 with prompts of their own 0.69 by this round's samples, 0.68 with the previous round's, 0.69 with
