@@ -14,7 +14,8 @@ seed, so a difference of a point may be luck.
 Measured at `:cpu`, nine temperatures, five seeds, 20 minutes on two busy CPU cores: reward of
 samples 0.40 at the start; 0.69 from T = 0.3 to 0.7, 0.68 at 0.8 and 0.9, 0.67 at 1, then 0.65, 0.63
 and 0.59 at 1.1, 1.2 and 1.5. Supported at this scale: hotter is worse. Not supported: colder is,
-too, though lists of 0.3 are tied four times as often as at 1. docs/results.md has the picture.
+too, though lists of 0.3 are tied four times as often as at 1. `sweep_frontier`, over beta, says the
+same. docs/results.md has the pictures.
 
 The stated mechanism is in metrics.jsonl, stage "rounds": candidates/unique is the share of
 different responses of a list, candidates/all_tied that of lists with one reward, which are dropped.

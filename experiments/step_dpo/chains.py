@@ -23,8 +23,8 @@ is the paper's 0.4; `sweep_beta` is for the frontier, as a step is shorter than 
 
 Measured at `:cpu`, five seeds, 17 minutes on one busy CPU core. Right samples: 0.66 before; 0.63 by
 whole answers, by the policy's steps and by the world's, and where 20 % of the errors are found too
-late, 0.62 with 40 %. Not supported at this scale: no arm is told from another, and none gains.
-docs/results.md has the table, and what other settings gave.
+late, 0.62 with 40 %. Not supported at this scale: no arm is told from another, and none gains, at
+any beta. docs/results.md has the tables, and what other settings gave.
 """
 
 from experiments import common
