@@ -224,8 +224,10 @@ def test_preflight_knows_the_value_of_every_kernel_and_finds_what_is_off(drawn, 
   for given in (batch, cached):
     np.testing.assert_allclose(train_step.preflight(policy, given, loss), known, rtol=1e-5)
 
-  # Less likely, the better a response is: no chance that the differences cancel.
-  wrong = policy.token - 2.0 * batch.label[..., None] * policy.mask
+  # Less likely, the better a response is, and all as long: no chance that the differences cancel.
+  batch = batch.replace(response_mask=np.ones_like(batch.response_mask))
+  policy = toy.bigrams(None, params, batch)
+  wrong = policy.token - 2.0 * batch.label[..., None]
   with pytest.raises(ValueError, match="is not what training starts from"):
     train_step.preflight(policy, batch.replace(reference=wrong), loss)
   with pytest.raises(ValueError, match="nan"):

@@ -81,3 +81,9 @@ def sweep_flips():
       dict(name="batchwise.dr_dpo", beta=0.1),
     ):
       yield {"rounds.noise": flipped(rate), "loss": loss}
+
+
+def sweep_frontier():
+  """DPO and beta-DPO, with and without its filter, on large gaps at four strengths each."""
+  arms = (dict(name="pairwise.dpo"), beta_dpo(), beta_dpo(drop=0.0), beta_dpo(alpha=0.0))
+  return common.at_betas({"rounds.lists": HIGH, "loss": loss} for loss in arms)

@@ -47,3 +47,8 @@ def sweep():
   for name in ("pairwise.dpo", "listwise.contrastive", "listwise.lambdarank", "listwise.listmle"):
     for beta in (0.1, 0.3):
       yield {"loss": dict(name=name, beta=beta)}
+
+
+def sweep_frontier():
+  """DPO at four strengths of the reference."""
+  return common.at_betas([{"loss": dict(name="pairwise.dpo")}])

@@ -92,3 +92,10 @@ def sweep_tau_in_reach():
   yield {"loss": dict(name="batchwise.beta_dpo", beta=0.1)}
   for tau in (0.1, 0.5, 2.0):
     yield {"loss": dict(name="pairwise.ipo", beta=tau)}
+
+
+def sweep_frontier():
+  """DPO, MADPO, soft labels and the filter, each at four strengths of its own reference."""
+  dpo = dict(name="pairwise.dpo")
+  arms = [{"loss": loss} for loss in (dpo, madpo(4.0), dict(name="scored.soft_label"))]
+  return common.at_betas([*arms, {"loss": dpo, "rounds.agreed": True}])

@@ -94,3 +94,9 @@ def sweep_pairing():
       yield {"rounds.candidates": candidates, "rounds.lists": {"name": f"lists.{pairing}"}}
     kept = dict(name="lists.rso", beta=0.1, keep=8, pairing=pairing)
     yield {"rounds.candidates": 32, "rounds.lists": kept}
+
+
+def sweep_frontier():
+  """The three sources at four strengths of the reference."""
+  arms = [{**source, "loss": dict(name="pairwise.dpo")} for source in sources()]
+  return common.at_betas(arms, betas=(0.05, 0.1, 0.3, 1.0))
