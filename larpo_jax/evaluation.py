@@ -24,6 +24,7 @@ JUDGES = {  # a metric, and the function that gives it of a world that has one
   "gold/steps": "progress",
   "style": "style",
 }
+HELD_OUT = 4  # answers of the start to each unseen problem, for the implicit reward to rank
 
 
 def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
@@ -39,16 +40,18 @@ def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
 
 
 def ends(session: Session, start: Any, params: Any) -> Evaluation:
-  """`evaluate`, who wins and, where config.evaluate.samples says so, pools: at both ends of a run.
+  """`evaluate`, who wins, `held_out` and, where config.evaluate.samples says so, pools.
 
-  sampled/win_rate and its length-controlled one are those of the samples against the start's, each
-  to the same prompts, by the gold reward; of the start against itself 0.5.
+  For both ends of a run. sampled/win_rate and its length-controlled one are those of the samples
+  against the start's, each to the same prompts, by the gold reward; 0.5 of the start itself.
   """
   found = evaluate(session, start, params)
   wrote = [line for line in found.lines if line["set"] == "written" and "gold/reward" in line]
   begun = wrote if params is start else stage.lines(session, "before")
   if wrote:
-    found = found._replace(numbers=found.numbers | _won(begun, wrote))
+    more = held_out(session, start, params)
+    numbers = found.numbers | _won(begun, wrote) | more.numbers
+    found = Evaluation(numbers, found.lines + more.lines)
   if not session.config.evaluate.samples:
     return found
   more = pools.measure(session, params)
@@ -85,9 +88,7 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
   Judged by the world, and as proxy/reward by config.reward where that is a model.
   """
   world = worlds.find(session.config.world["name"])
-  data = inputs.problems(session, "test", session.config.evaluate.rows, split="test")
-  asked = next(batching.prompt_batches(data, batch_size=len(data), shuffle=False, shapes=1))
-  texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
+  prompts, ending = _unseen(session)
   judges: dict[str, Reward] = {
     name: getattr(world, judge) for name, judge in JUDGES.items() if hasattr(world, judge)
   }
@@ -95,17 +96,48 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
   found = reward and lookup.find(reward.name, "larpo_jax.rewards")
   if getattr(found, "stands_in", False):
     judges["proxy/reward"] = lookup.resolve(reward, "larpo_jax.rewards")
-  draw = functools.partial(session.sample, **inputs.ending(session, data))
+  draw = functools.partial(session.sample, **ending)
   return generation.generation(
     lambda *asked, **how: stage.gathered(draw(*asked, **how)),
     lambda params, batch: stage.gathered(session.score(session.whole(params), batch)),
     params,
     start,
-    generation.Prompts(texts, asked.prompt, asked.prompt_mask),
+    prompts,
     decode=session.decode,
     judges=judges,
     key=session.key(3),
   )
+
+
+def held_out(session: Session, start: Any, params: Any) -> Evaluation:
+  """How the implicit reward ranks answers of the start to unseen problems, by the gold reward.
+
+  HELD_OUT samples of each at temperature 1, the same at both ends of a run; the numbers are those
+  of `preference.ranking`, over problems whose answers are not all worth the same.
+  """
+  prompts, ending = _unseen(session)
+  asked = dict(temperature=1.0, candidates=HELD_OUT, **ending)
+  drawn = stage.gathered(session.sample(start, prompts.ids, prompts.mask, session.key(5), **asked))
+  gold = worlds.find(session.config.world["name"]).gold
+  label = gold(prompts.texts, session.decode(drawn.response, drawn.mask))
+  batch = generation.as_batch(prompts.ids, prompts.mask, drawn)
+  batch = dataclasses.replace(batch, label=np.asarray(label, np.float32))
+  policy = session.score(session.whole(params), batch)
+  reference = policy if params is start else session.score(session.whole(start), batch)
+  metrics = stage.gathered(_rank(policy, reference.token, batch))
+  ordered = metrics.pop("ordered")
+  named = {f"held_out/{name}": metric for name, metric in metrics.items()}
+  lines = generation.ranked(named, batch.row, ordered, "held_out")
+  return Evaluation(generation.weighted_means(lines), lines)
+
+
+def _unseen(session: Session) -> tuple[generation.Prompts, dict[str, Any]]:
+  """The world's test problems, and where their answers end."""
+  data = inputs.problems(session, "test", session.config.evaluate.rows, split="test")
+  asked = next(batching.prompt_batches(data, batch_size=len(data), shuffle=False, shapes=1))
+  texts = [ids for (ids,) in session.decode(asked.prompt, asked.prompt_mask)]
+  prompts = generation.Prompts(texts, asked.prompt, asked.prompt_mask)
+  return prompts, inputs.ending(session, data)
 
 
 def ranked(session: Session, start: Any, params: Any) -> Evaluation:

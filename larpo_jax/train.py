@@ -40,6 +40,7 @@ SHOWN = {  # what the table shows, in this order, and how it is called there
   "sampled/gold/accuracy": "accuracy of samples",
   "proxy/reward": "proxy reward",
   "sampled/proxy/reward": "proxy reward of samples",
+  "held_out/accuracy": "held-out answers ranked right, implicit reward",
   "kl": "KL to the start (nats)",
   "length": "length (tokens)",
   "accuracy": "preference accuracy, implicit reward",

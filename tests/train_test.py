@@ -170,3 +170,46 @@ def test_the_world_asks_its_own_unseen_problems_and_judges_the_answers(quick, mo
   monkeypatch.setattr(type(here), "decode", solved)
   found = evaluation.written(here, params, params).numbers
   assert found["gold/reward"] == found["gold/accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_the_implicit_reward_ranks_answers_of_the_start(side, quick, monkeypatch):
+  """Of the first problem all answers are worth the same; of the second, one is seen as wrong."""
+  here, params = quick
+  kind, asked = type(here), inputs.problems(here, "test", 8, split="test")
+  questions = [here.tokenizer.decode(asked[i].prompt, skip_special_tokens=True) for i in range(8)]
+  solved = [arithmetic.solution(arithmetic.parse(text)) for text in questions]
+  answers = [[text, "none", text, "none"] for text in solved]
+  answers[0] = [solved[0]] * 4
+  policies, sample = [], kind.sample
+
+  def sampled(self, policy, *asked, **how):
+    policies.append(policy)
+    return sample(self, params, *asked, **how)
+
+  def score(params, batch):
+    liked = batch.label.at[1, 1].add(2.0)
+    mask = jnp.asarray(batch.response_mask).at[..., 0].set(1.0)
+    count = jnp.sum(mask, axis=-1)
+    return LogProbs(token=mask * (params["side"] * liked / count)[..., None], mask=mask)
+
+  texts = lambda self, ids, mask: answers if mask.dtype != bool else [[q] for q in questions]  # noqa: E731
+  monkeypatch.setattr(kind, "sample", sampled)
+  monkeypatch.setattr(kind, "decode", texts)
+  monkeypatch.setattr(kind, "whole", lambda self, params: params)
+  here = dataclasses.replace(
+    here, score=lambda params, batch: score(params, jax.tree.map(jnp.asarray, batch))
+  )
+  start, policy = {"side": jnp.zeros(())}, {"side": jnp.asarray(side)}
+  found, lines = evaluation.held_out(here, start, policy)
+  assert policies == [start]
+  assert [(line["set"], line["row"]) for line in lines] == [
+    ("held_out", row) for row in range(1, 8)
+  ]
+  # Two right and two wrong answers are four pairs, of which the one answer spoils two.
+  wanted = [0.5, *[1.0] * 6] if side > 0 else [0.5, *[0.0] * 6]
+  assert [line["held_out/accuracy"] for line in lines] == wanted
+  assert found["held_out/accuracy"] == pytest.approx(np.mean(wanted))
+  chance = evaluation.held_out(here, policy, policy).numbers
+  assert chance["held_out/accuracy"] == 0.5
+  assert chance["held_out/mean_logp/accuracy"] == pytest.approx(np.mean(wanted), abs=0.2)

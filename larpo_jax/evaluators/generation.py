@@ -107,11 +107,13 @@ def as_batch(ids: Array, mask: Array, samples: sampling.Samples) -> Batch:
   )
 
 
-def ranked(metrics: Mapping[str, Array], rows: Array, weight: Array) -> list[dict[str, Any]]:
-  """A line a list that counts: its metrics [B], its row number and its weight."""
+def ranked(
+  metrics: Mapping[str, Array], rows: Array, weight: Array, among: str = "ranked"
+) -> list[dict[str, Any]]:
+  """A line a list that counts: its metrics [B], its row number, its weight and its set."""
   there = np.flatnonzero(np.asarray(weight) > 0)
   return [
-    {"set": "ranked", "row": int(rows[b]), "weight": float(weight[b])}
+    {"set": among, "row": int(rows[b]), "weight": float(weight[b])}
     | {name: float(value[b]) for name, value in metrics.items()}
     for b in there
   ]
