@@ -119,10 +119,14 @@ def main() -> None:
   parser.add_argument("--first", default="", help="the arm that others are compared with")
   options = parser.parse_args()
   runs, missing = collect.runs(options.directory)
-  metric = collect.metric_of(runs, options.metric)
+  try:
+    metric = collect.metric_of(runs, options.metric)
+    lines = table(runs, metric, options.along, options.first)
+  except ValueError as error:
+    parser.error(str(error))
   before = statistics.mean(run.before[metric] for run in runs)
   print(f"{metric}, {before:.3f} before; {len(runs)} runs, {len(missing)} missing\n")
-  print("\n".join(table(runs, metric, options.along, options.first)))
+  print("\n".join(lines))
 
 
 if __name__ == "__main__":
