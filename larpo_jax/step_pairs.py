@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import json
+import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from larpo_jax import stage, workdir, worlds
+from larpo_jax import stage, workdir, worlds, writers
 from larpo_jax.data import batching, problems, store
 from larpo_jax.data.candidates import Tokens
 from larpo_jax.evaluators.generation import Evaluation
@@ -63,9 +65,11 @@ def build(
   found = store.load(directory / "lists")
   stage.together(f"every process has looked for the steps of round {number}")
   if found is not None:
+    _clear(session, number)  # what a kill may have left beside them
     return found
   flawed = list(_flawed(session, pool))
   pairs, tokens = _completed(session, number, params, flawed, pool)
+  stage.together(f"every process has read the continuations of round {number}")
   if not pairs:
     raise ValueError(
       f"in round {number} none of {len(flawed)} wrong answers has a right continuation: raise "
@@ -82,6 +86,7 @@ def build(
       text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
       workdir.write_text(directory / "lists.jsonl", text)
       writer.finish(report, pad=pool.pad, end=pool.end)
+    _clear(session, number)
   stage.together(f"the steps of round {number} are written")
   return store.load(directory / "lists")  # type: ignore[return-value]
 
@@ -148,33 +153,62 @@ def _completed(
 def _continued(
   session: Session, number: int, params: Any, flawed: list[Pair], pool: store.TokenizedData
 ) -> tuple[list[list[str]], int]:
-  """The whole answers that the policy makes of each wrong one's right beginning; the tokens."""
+  """The whole answers that the policy makes of each wrong one's right beginning; the tokens.
+
+  A batch that has been sampled is read back from its file.
+  """
   if not flawed:
     return [], 0
   rounds = session.config.rounds
-  data = _Prefixes(session, flawed, pool.pad)
-  answers: list[list[str]] = []
-  tokens = 0
   how = {name: rounds[name] for name in (*SAMPLED, "temperature")}
   how |= dict(candidates=rounds.steps.continuations, eos=pool.end, pad=pool.pad)
+  data, size = _Prefixes(session, flawed, pool.pad), rounds.batch_size
   feed = batching.prompt_batches(
-    data, batch_size=rounds.batch_size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
+    data, batch_size=size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
   )
-  for batch in feed:
-    session.poll()
-    asked = session.put(batch)
-    noise = asked.row + number * rounds.prompts
-    drawn = session.sample(
-      params, asked.prompt, asked.prompt_mask, session.key(8, number), rows=noise, **how
-    )
-    drawn, weight = stage.gathered((drawn, asked.weight))
-    tokens += int(drawn.mask[weight > 0].sum())
-    texts = session.decode(drawn.response, drawn.mask)
-    for b in np.flatnonzero(weight > 0):
-      pair = flawed[len(answers)]
-      begun = "".join(pair.wrong[: pair.first])
-      answers.append([begun + text for text, done in zip(texts[b], drawn.finished[b]) if done])
-  return answers, tokens
+  answers: list[list[str]] = []
+  tokens = 0
+  count = -(-len(flawed) // size)
+  with writers.Progress(f"continue {number}", total=count, unit="batch") as progress:
+    for done, batch in enumerate(feed, 1):
+      session.poll()
+      path = _batches(session, number) / f"{done}.json"
+      if path.exists():
+        texts, sampled = json.loads(path.read_text())
+      else:
+        texts, sampled = _sampled(session, number, params, session.put(batch), how)
+        progress.update(done, tokens=sampled, responses=len(texts) * how["candidates"])
+        if jax.process_index() == 0:
+          path.parent.mkdir(parents=True, exist_ok=True)
+          workdir.write_text(path, json.dumps([texts, sampled]))
+      answers += texts
+      tokens += sampled
+  begun = ("".join(pair.wrong[: pair.first]) for pair in flawed)
+  return [[before + text for text in texts] for before, texts in zip(begun, answers)], tokens
+
+
+def _sampled(
+  session: Session, number: int, params: Any, asked: Any, how: dict[str, Any]
+) -> tuple[list[list[str]], int]:
+  """What the policy goes on with at each prompt of a batch, and ends; the tokens of all."""
+  noise = asked.row + number * session.config.rounds.prompts
+  drawn = session.sample(
+    params, asked.prompt, asked.prompt_mask, session.key(8, number), rows=noise, **how
+  )
+  drawn, weight = stage.gathered((drawn, asked.weight))
+  texts, real = session.decode(drawn.response, drawn.mask), np.flatnonzero(weight > 0)
+  ended = [[text for text, done in zip(texts[b], drawn.finished[b]) if done] for b in real]
+  return ended, int(drawn.mask[real].sum())
+
+
+def _batches(session: Session, number: int) -> pathlib.Path:
+  """Where the sampled batches of a round lie until its pairs are written."""
+  return session.workdir / "rounds" / str(number) / "continued"
+
+
+def _clear(session: Session, number: int) -> None:
+  if jax.process_index() == 0:
+    shutil.rmtree(_batches(session, number), ignore_errors=True)
 
 
 def _misplaced(session: Session, number: int, pairs: list[Pair]) -> list[Pair]:

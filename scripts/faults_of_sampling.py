@@ -19,6 +19,7 @@ CURRICULUM, LISTS, LOSSES, NOISE, PLAN, POINTS, READING, RETRIEVAL, ROUNDS, WINR
     "winrate",
   )
 )
+STEPS, TRAIN = "tests/step_pairs_test.py", "tests/train_test.py"
 ESTIMATE = "tests/estimate_test.py"
 
 FAULTS = [
@@ -195,5 +196,38 @@ FAULTS = [
     "return (1 - epsilon) * kept - epsilon * flipped, metrics",
     "smoothed",
     LOSSES,
+  ),
+  Fault(
+    "resumed rounds: continuations that were sampled are sampled again",
+    "step_pairs.py",
+    "if path.exists():",
+    "if path.exists() and done < 0:",
+    "stopped_between_batches",
+    STEPS,
+  ),
+  # How the implicit reward ranks unseen answers.
+  Fault(
+    "held-out answers: the policy's own, so that both ends of a run rank others",
+    "evaluation.py",
+    "session.sample(start, ",
+    "session.sample(params, ",
+    "ranks_answers_of_the_start",
+    TRAIN,
+  ),
+  Fault(
+    "held-out answers: the policy is its own reference",
+    "evaluation.py",
+    "else session.score(session.whole(start), batch)",
+    "else policy",
+    "ranks_answers_of_the_start",
+    TRAIN,
+  ),
+  Fault(
+    "held-out answers: where all are worth the same, there is a rank all the same",
+    "evaluation.py",
+    'ordered = metrics.pop("ordered")',
+    'ordered = metrics.pop("ordered") * 0.0 + 1.0',
+    "ranks_answers_of_the_start",
+    TRAIN,
   ),
 ]

@@ -224,17 +224,25 @@ def test_what_is_drawn_depends_on_the_round_alone_and_is_read_where_it_is(
   assert lists(step_pairs.build(again, 0, started[1], pool)) == wanted
 
 
-def test_stopped_between_batches_a_round_is_sampled_again_the_same(run, policy):
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_stopped_between_batches_a_round_goes_on_with_the_next(stop, run, policy):
+  """To the same bits; no batch is sampled twice."""
   here, data = run(continuations=2)
-  keys = {jax.random.key_data(key).tobytes() for *_, key in policy}
+  every = [(question, begun) for question, begun, _ in policy]
+  assert len({jax.random.key_data(key).tobytes() for *_, key in policy}) == 1
+  policy.clear()
   with pytest.raises(loop.Preempted, match="the same command resumes"):
-    run(name="stopped", continuations=2, guard=StopsAt(2))
-  assert not (here.workdir.parent / "stopped" / "rounds").exists()
+    run(name="stopped", continuations=2, guard=StopsAt(stop))
+  stopped = here.workdir.parent / "stopped" / "rounds" / "0"
+  assert not list(stopped.glob("lists*")), "half a round is no round"
+  sampled = len(policy)
+  assert sampled == (stop - 1) * len(every) / 3
   again, found = run(name="stopped", continuations=2)
+  assert [(question, begun) for question, begun, _ in policy] == every
   assert lists(found) == lists(data)
+  assert found.report.notes == data.report.notes
   assert told(again) == told(here)
-  assert {jax.random.key_data(key).tobytes() for *_, key in policy} == keys
-  assert len(keys) == 1
+  assert not (stopped / "continued").exists(), "a round that is whole needs no batches"
 
 
 def test_log_probs_are_of_the_steps_alone_under_the_policy_it_is_given(run, started):
