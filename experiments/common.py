@@ -83,6 +83,7 @@ def base():
   config.evaluate.samples = 0  # a prompt, for Pass@N, best-of-N and majority at the ends; 0: off
   config.evaluate.temperatures = (1.0,)  # of those samples, one pool each
   config.evaluate.batch_size = 256  # of those samples at a time, as memory allows
+  config.evaluate.held_out = 0  # answers of the start that the implicit reward ranks; 0: off
 
   # Stages that an experiment may have. Write the whole node; its fields are in config/fields.py.
   config.supervised = None  # dict(examples, steps, batch_size, learning_rate, shared): imitation

@@ -24,7 +24,6 @@ JUDGES = {  # a metric, and the function that gives it of a world that has one
   "gold/steps": "progress",
   "style": "style",
 }
-HELD_OUT = 4  # answers of the start to each unseen problem, for the implicit reward to rank
 
 
 def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
@@ -40,7 +39,7 @@ def evaluate(session: Session, start: Any, params: Any) -> Evaluation:
 
 
 def ends(session: Session, start: Any, params: Any) -> Evaluation:
-  """`evaluate`, who wins, `held_out` and, where config.evaluate.samples says so, pools.
+  """`evaluate`, who wins and, where config.evaluate says so, `held_out` and pools.
 
   For both ends of a run. sampled/win_rate and its length-controlled one are those of the samples
   against the start's, each to the same prompts, by the gold reward; 0.5 of the start itself.
@@ -49,9 +48,10 @@ def ends(session: Session, start: Any, params: Any) -> Evaluation:
   wrote = [line for line in found.lines if line["set"] == "written" and "gold/reward" in line]
   begun = wrote if params is start else stage.lines(session, "before")
   if wrote:
+    found = found._replace(numbers=found.numbers | _won(begun, wrote))
+  if session.config.evaluate.held_out:
     more = held_out(session, start, params)
-    numbers = found.numbers | _won(begun, wrote) | more.numbers
-    found = Evaluation(numbers, found.lines + more.lines)
+    found = Evaluation(found.numbers | more.numbers, found.lines + more.lines)
   if not session.config.evaluate.samples:
     return found
   more = pools.measure(session, params)
@@ -112,11 +112,11 @@ def written(session: Session, start: Any, params: Any) -> Evaluation:
 def held_out(session: Session, start: Any, params: Any) -> Evaluation:
   """How the implicit reward ranks answers of the start to unseen problems, by the gold reward.
 
-  HELD_OUT samples of each at temperature 1, the same at both ends of a run; the numbers are those
-  of `preference.ranking`, over problems whose answers are not all worth the same.
+  config.evaluate.held_out samples of each at temperature 1, the same at both ends of a run; the
+  numbers are those of `preference.ranking`, over problems whose answers are not all worth the same.
   """
   prompts, ending = _unseen(session)
-  asked = dict(temperature=1.0, candidates=HELD_OUT, **ending)
+  asked = dict(temperature=1.0, candidates=session.config.evaluate.held_out, **ending)
   drawn = stage.gathered(session.sample(start, prompts.ids, prompts.mask, session.key(5), **asked))
   gold = worlds.find(session.config.world["name"]).gold
   label = gold(prompts.texts, session.decode(drawn.response, drawn.mask))

@@ -19,9 +19,10 @@ def test_data_settings_that_contradict_each_other():
   assert "config.data.candidates=1, but pairwise.dpo ranks a list" in refused(config)
   config.loss = dict(name="pointwise.sft")
   config_lib.validate(config)
-  config.evaluate.samples = 10
-  assert "config.evaluate.samples needs config.world" in refused(config)
-  config.evaluate.samples = 0
+  for name in ("samples", "held_out"):
+    config.evaluate[name] = 10
+    assert f"config.evaluate.{name} needs config.world" in refused(config)
+    config.evaluate[name] = 0
   config.reward, config.rounds = dict(name="rules.brevity"), dict(count=1, prompts=8)
   config_lib.validate(config)
   for name in ("spans", "mismatched"):
@@ -152,6 +153,7 @@ def test_a_reward_model_writes_nothing():
     ("rounds", dict(count=1, prompts=8)),
     ("supervised", dict(steps=3)),
     ("evaluate.samples", 4),
+    ("evaluate.held_out", 4),
     ("model.lora.rank", 4),
   ):
     tree = config.to_dict() | dict(reward=dict(name="rules.brevity"), world=dict(name="arithmetic"))

@@ -212,6 +212,7 @@ def test_every_key_with_one_letter_changed_is_refused_with_the_right_one_named(s
     ("evaluate.temperatures", ("hot",), "config.evaluate.temperatures='hot' must be a number"),
     ("evaluate.temperatures", (0.5, 1, 1.0), "0.5, 1, 1 has one of them twice"),
     ("evaluate.samples", -1, "config.evaluate.samples=-1 must be at least 0"),
+    ("evaluate.held_out", 1, "config.evaluate.held_out=1 is nothing to rank"),
     ("data.skip", ("mising",), "config.data.skip='mising' must be one of"),
   ],
 )

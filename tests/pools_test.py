@@ -90,15 +90,13 @@ def test_numbers_are_means_of_the_lines_of_an_evaluation(tmp_path, judged):
   }
   assert of_pools == wanted
   assert {"gold/reward", "kl"} <= set(found.numbers)
-  lines = [line for line in found.lines if line["set"] == "written"]
-  assert len(lines) == ROWS
+  assert len(found.lines) == ROWS
   wins = {"sampled/win_rate", "sampled/win_rate_lc"}
   assert {found.numbers[name] for name in wins} == {0.5}, "of the start against itself"
-  others = {name for name in found.numbers if name.startswith("held_out/")} | wins | {"kl_stderr"}
-  for name in set(found.numbers) - others:
-    assert found.numbers[name] == pytest.approx(np.mean([line[name] for line in lines])), name
-  assert all({"prompt", "responses"} <= set(line) for line in lines)
-  for row, line in enumerate(lines):
+  for name in set(found.numbers) - {"kl_stderr"} - wins:
+    assert found.numbers[name] == pytest.approx(np.mean([line[name] for line in found.lines])), name
+  assert all({"prompt", "responses"} <= set(line) for line in found.lines)
+  for row, line in enumerate(found.lines):
     texts, proxy, _ = judged[row]
     assert line["proxy_best@1/T=0.5"] == pytest.approx(np.mean(judged[row][2]))
     assert line["unique@5/T=0.5"] == pytest.approx(recall.unique([texts], 5)[0])
@@ -107,8 +105,16 @@ def test_numbers_are_means_of_the_lines_of_an_evaluation(tmp_path, judged):
 
 def test_without_samples_an_end_is_any_other_evaluation(tmp_path, monkeypatch):
   here, params = start(tmp_path, samples=0)
-  monkeypatch.setattr(pools, "measure", lambda *_: pytest.fail("nobody asked for pools"))
-  assert not [name for name in evaluation.ends(here, params, params).numbers if "@" in name]
+  for module, name in ((pools, "measure"), (evaluation, "held_out")):
+    monkeypatch.setattr(module, name, lambda *_: pytest.fail("nobody asked for more"))
+  plain = evaluation.ends(here, params, params)
+  assert not [name for name in plain.numbers if "@" in name]
+  line = {"set": "held_out", "row": 0, "weight": 1.0, "held_out/accuracy": 0.5}
+  more = generation.Evaluation({"held_out/accuracy": 0.5}, [line])
+  monkeypatch.setattr(evaluation, "held_out", lambda *_: more)
+  here.config.evaluate.held_out = 4
+  found = evaluation.ends(here, params, params)
+  assert found == generation.Evaluation(plain.numbers | more.numbers, plain.lines + more.lines)
 
 
 def test_a_policy_that_is_right_one_time_in_three(tmp_path, monkeypatch):

@@ -67,13 +67,6 @@ def test_samples_are_compared_with_those_of_the_start(whole):
   assert summary["after"]["sampled/win_rate"] == pytest.approx(sum(wins) / len(wins))
   assert 0 <= summary["after"]["sampled/win_rate_lc"] <= 1
   assert summary["before"]["sampled/win_rate"] == summary["before"]["sampled/win_rate_lc"] == 0.5
-  lines = [
-    [json.loads(line) for line in read(name) if '"held_out"' in line]
-    for name in ("before", "after")
-  ]
-  rows = [[line["row"] for line in each] for each in lines]
-  assert rows[0] == rows[1], "the same answers at both ends"
-  assert {line["held_out/accuracy"] for line in lines[0]} <= {0.5}
 
 
 def test_lists_of_a_run_are_all_that_another_needs(whole, tmp_path, cache):

@@ -176,6 +176,7 @@ def test_the_world_asks_its_own_unseen_problems_and_judges_the_answers(quick, mo
 def test_the_implicit_reward_ranks_answers_of_the_start(side, quick, monkeypatch):
   """Of the first problem all answers are worth the same; of the second, one is seen as wrong."""
   here, params = quick
+  here.config.evaluate.held_out = 4
   kind, asked = type(here), inputs.problems(here, "test", 8, split="test")
   questions = [here.tokenizer.decode(asked[i].prompt, skip_special_tokens=True) for i in range(8)]
   solved = [arithmetic.solution(arithmetic.parse(text)) for text in questions]

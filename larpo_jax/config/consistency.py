@@ -34,6 +34,9 @@ def _model(tree: Mapping[str, Any]) -> Iterator[str]:
     yield "config.tokenizer.path is empty, and neither config.model.path nor a world brings one"
 
 
+WRITTEN = ("samples", "held_out")  # of config.evaluate: what only a model that writes has
+
+
 def _scorer(tree: Mapping[str, Any]) -> Iterator[str]:
   """What a model that scores texts cannot do, as it writes none."""
   try:
@@ -46,8 +49,9 @@ def _scorer(tree: Mapping[str, Any]) -> Iterator[str]:
   for node in ("supervised", "rounds"):
     if tree[node] is not None:
       yield f"{why}: train it on preference data in a run of its own, with config.{node}=None"
-  if tree["evaluate"]["samples"]:
-    yield f"{why}: set config.evaluate.samples=0"
+  for name in WRITTEN:
+    if tree["evaluate"][name]:
+      yield f"{why}: set config.evaluate.{name}=0"
   if tree["model"]["lora"]["rank"]:
     yield "config.model.lora is of language models: train a reward model whole, with lora.rank=0"
 
@@ -210,8 +214,11 @@ def _has(world: Any, function: str) -> bool:
 def _pools(tree: Mapping[str, Any]) -> Iterator[str]:
   evaluate = tree["evaluate"]
   names = [f"{temperature:g}" for temperature in evaluate["temperatures"]]
-  if evaluate["samples"] and tree["world"] is None:
-    yield "config.evaluate.samples needs config.world, whose checker says what is right; or set 0"
+  for name in WRITTEN:
+    if evaluate[name] and tree["world"] is None:
+      yield f"config.evaluate.{name} needs config.world, whose checker says what is right; or set 0"
+  if evaluate["held_out"] == 1:
+    yield "config.evaluate.held_out=1 is nothing to rank: give at least 2, or 0"
   if len(set(names)) < len(names):
     yield f"config.evaluate.temperatures={', '.join(names)} has one of them twice: drop it"
 

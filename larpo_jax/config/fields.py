@@ -117,6 +117,7 @@ FIELDS: dict[str, Field | Node | Spec | Free] = {
   "evaluate.samples": Field(0, low=0),
   "evaluate.temperatures": Field((1.0,), above=0),
   "evaluate.batch_size": Field(256, low=1),
+  "evaluate.held_out": Field(0, low=0),
   "supervised": Node(),
   "supervised.examples": Field(0, low=0),
   "supervised.steps": Field(-1, low=-1),
