@@ -36,7 +36,8 @@ Measured at `:cpu`, five seeds, 9 minutes on one busy core. Reward of samples: 0
 0.59 direct, 0.65 sft, 0.58 rso, alike for the three losses. That own samples beat other people's
 answers is supported at this scale; that rejection sampling beats them is not supported, at any of
 its betas. What RSO keeps here without repeating a text can hold one right answer only, as a problem
-has one: docs/results.md.
+has one. Over four betas of the loss (`sweep_frontier`), from other starts, the same order:
+docs/results.md.
 """
 
 from experiments import common
