@@ -13,7 +13,8 @@ to Recall@100 (0.974 -> 0.983).
 Measured at `:cpu`, five seeds, 100 prompts, 27 minutes for two betas on one busy CPU core, after
 the rounds: T = 0.1 goes from 0.871 at N = 1 to 0.904 at N = 100, T = 1 from 0.751 to 0.994; the
 curves cross between N = 2 and 5, as claimed. Greedy answers went from 0.830 to 0.872, Recall@100
-from 0.992 to 0.994. Supported at this scale; docs/results.md has the table and the picture.
+from 0.992 to 0.994. Over four betas (`sweep_frontier`), from other starts, the same. Supported at
+this scale; docs/results.md has the tables and the picture.
 
 "before" is after the supervised stage, "after" is after the rounds; results/ has the numbers,
 pass@N/T=0.7 and so on, curves/pass_at_n.png the picture.
