@@ -73,6 +73,24 @@ def test_two_that_start_together_score_once(two):
   assert sorted(calls(process) for process in two) == [0, BATCHES]
 
 
+def test_what_is_scored_just_before_the_lock_is_free_is_not_scored_again(
+  seed, tmp_path, monkeypatch
+):
+  some, inner, acquire = batches(seed), Scorer(), once.filelock.FileLock.acquire
+
+  def late(self, *arguments, **named):
+    """Another one ends after the last look at the cache."""
+    monkeypatch.setattr(once.filelock.FileLock, "acquire", acquire)
+    reference.fill(some, Scorer(), opened(tmp_path))
+    return acquire(self, *arguments, **named)
+
+  monkeypatch.setattr(once.filelock.FileLock, "acquire", late)
+  cache = opened(tmp_path)
+  assert reference.fill(some, inner, cache) == 0
+  assert inner.calls == 0
+  assert_right(cache, some)
+
+
 def test_who_waits_goes_on_when_the_other_is_killed(two):
   first, second = two
   go(first)
