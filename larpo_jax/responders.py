@@ -55,31 +55,52 @@ def sampled(
 ) -> list[Answered]:
   """What a policy writes to the prompts of a round; the rounds' own candidates by default.
 
-  Each batch is kept under its name in the round's directory, and read from there by a run that goes
-  on. Raises Preempted where the run is asked to stop.
+  As `answered`, kept under the name in the round's directory.
   """
   rounds = session.config.rounds
-  draws, found = draws or _own(rounds), list[Answered]()
   turn = _turn(prompts, 0 if rounds.prompt_split == "shared" else number, rounds.prompts)
+  kept, title = partial(session, number) / name, f"retrieve {number}"
+  draws = draws or _own(rounds)
+  return answered(session, params, number, turn, prompts.end, key, draws, kept=kept, title=title)
+
+
+def answered(
+  session: Session,
+  params: Any,
+  number: int,
+  asked: Selected,
+  end: int | None,
+  key: jax.Array,
+  draws: Sequence[Draw],
+  *,
+  kept: pathlib.Path,
+  title: str,
+) -> list[Answered]:
+  """What a policy writes to those prompts in a round, in their order.
+
+  Each batch is kept in a file that begins like kept, and read from there by a run that goes on;
+  title is of the progress bar. Raises Preempted where the run is asked to stop.
+  """
+  rounds, found = session.config.rounds, list[Answered]()
   feed = batching.prompt_batches(
-    turn, batch_size=rounds.batch_size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
+    asked, batch_size=rounds.batch_size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
   )
-  count = -(-len(turn) // rounds.batch_size)
-  how = {each: rounds[each] for each in SAMPLED} | dict(eos=prompts.end, pad=prompts.pad)
-  with writers.Progress(f"retrieve {number}", total=count, unit="batch") as progress:
+  count = -(-len(asked) // rounds.batch_size)
+  how = {each: rounds[each] for each in SAMPLED} | dict(eos=end, pad=asked.pad)
+  with writers.Progress(title, total=count, unit="batch") as progress:
     for done, batch in enumerate(feed, 1):
       session.poll()
-      path = partial(session, number) / f"{name}-{done}.json"
+      path = kept.with_name(f"{kept.name}-{done}.json")
       if path.exists():
         found += _read(path)
         continue
-      asked = session.put(batch)
-      how["rows"] = asked.row + number * rounds.prompts
-      drawn = _drawn(session, params, asked, key, draws, how)
+      placed = session.put(batch)
+      how["rows"] = placed.row + number * rounds.prompts
+      drawn = _drawn(session, params, placed, key, draws, how)
       progress.update(done, tokens=int(drawn.mask.sum()), responses=drawn.finished.size)
-      answered = list(_answered(session, turn, stage.gathered(asked), drawn, draws))
-      _keep(path, answered)
-      found += answered
+      some = list(_answered(session, asked, stage.gathered(placed), drawn, draws))
+      _keep(path, some)
+      found += some
   return found
 
 

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from larpo_jax import stage, workdir, worlds, writers
+from larpo_jax import responders, stage, workdir, worlds
 from larpo_jax.data import batching, problems, store
 from larpo_jax.data.candidates import Tokens
+from larpo_jax.data.selection import Selected
 from larpo_jax.evaluators.generation import Evaluation
-from larpo_jax.responders import SAMPLED
+from larpo_jax.responders import Draw
 from larpo_jax.session import Session
 
 
@@ -153,52 +154,21 @@ def _completed(
 def _continued(
   session: Session, number: int, params: Any, flawed: list[Pair], pool: store.TokenizedData
 ) -> tuple[list[list[str]], int]:
-  """The whole answers that the policy makes of each wrong one's right beginning; the tokens.
-
-  A batch that has been sampled is read back from its file.
-  """
+  """The whole answers that the policy makes of each wrong one's right beginning; the tokens."""
   if not flawed:
     return [], 0
   rounds = session.config.rounds
-  how = {name: rounds[name] for name in (*SAMPLED, "temperature")}
-  how |= dict(candidates=rounds.steps.continuations, eos=pool.end, pad=pool.pad)
-  data, size = _Prefixes(session, flawed, pool.pad), rounds.batch_size
-  feed = batching.prompt_batches(
-    data, batch_size=size, shuffle=False, epochs=1, shapes=1, shard=stage.shard()
+  draws = [Draw("self", rounds.steps.continuations, rounds.temperature)]
+  asked = Selected(_Prefixes(session, flawed, pool.pad), np.arange(len(flawed)))
+  key, kept = session.key(8, number), _batches(session, number) / "own"
+  found = responders.answered(
+    session, params, number, asked, pool.end, key, draws, kept=kept, title=f"continue {number}"
   )
-  answers: list[list[str]] = []
-  tokens = 0
-  count = -(-len(flawed) // size)
-  with writers.Progress(f"continue {number}", total=count, unit="batch") as progress:
-    for done, batch in enumerate(feed, 1):
-      session.poll()
-      path = _batches(session, number) / f"{done}.json"
-      if path.exists():
-        texts, sampled = json.loads(path.read_text())
-      else:
-        texts, sampled = _sampled(session, number, params, session.put(batch), how)
-        progress.update(done, tokens=sampled, responses=len(texts) * how["candidates"])
-        if jax.process_index() == 0:
-          path.parent.mkdir(parents=True, exist_ok=True)
-          workdir.write_text(path, json.dumps([texts, sampled]))
-      answers += texts
-      tokens += sampled
-  begun = ("".join(pair.wrong[: pair.first]) for pair in flawed)
-  return [[before + text for text in texts] for before, texts in zip(begun, answers)], tokens
-
-
-def _sampled(
-  session: Session, number: int, params: Any, asked: Any, how: dict[str, Any]
-) -> tuple[list[list[str]], int]:
-  """What the policy goes on with at each prompt of a batch, and ends; the tokens of all."""
-  noise = asked.row + number * session.config.rounds.prompts
-  drawn = session.sample(
-    params, asked.prompt, asked.prompt_mask, session.key(8, number), rows=noise, **how
-  )
-  drawn, weight = stage.gathered((drawn, asked.weight))
-  texts, real = session.decode(drawn.response, drawn.mask), np.flatnonzero(weight > 0)
-  ended = [[text for text, done in zip(texts[b], drawn.finished[b]) if done] for b in real]
-  return ended, int(drawn.mask[real].sum())
+  answers = []
+  for pair, each in zip(flawed, found):
+    begun = "".join(pair.wrong[: pair.first])
+    answers.append([begun + text for text, done in zip(each.texts, each.finished) if done])
+  return answers, sum(len(ids) for each in found for ids in each.responses)
 
 
 def _batches(session: Session, number: int) -> pathlib.Path:

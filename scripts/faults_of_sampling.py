@@ -35,8 +35,8 @@ FAULTS = [
   Fault(
     "resumed rounds: the batches of the negatives are taken for the policy's own",
     "responders.py",
-    'partial(session, number) / f"{name}-{done}.json"',
-    'partial(session, number) / f"{done}.json"',
+    'kept.with_name(f"{kept.name}-{done}.json")',
+    'kept.with_name(f"{done}.json")',
     "stopped_in_the_middle or unrelated",
     RETRIEVAL,
   ),
@@ -199,7 +199,7 @@ FAULTS = [
   ),
   Fault(
     "resumed rounds: continuations that were sampled are sampled again",
-    "step_pairs.py",
+    "responders.py",
     "if path.exists():",
     "if path.exists() and done < 0:",
     "stopped_between_batches",

@@ -8,6 +8,8 @@ from typing import Any
 from larpo_jax import lookup, worlds
 from larpo_jax.data import grouping
 
+WRITTEN = ("samples", "held_out")  # of config.evaluate: what only a model that writes has
+
 
 def check(tree: Mapping[str, Any]) -> None:
   """Raises ValueError with the first contradiction of a tree whose single values are right."""
@@ -32,9 +34,6 @@ def _model(tree: Mapping[str, Any]) -> Iterator[str]:
     yield "config.model has neither a path nor a shape: give a checkpoint, or keys of config.json"
   if not model["path"] and not tokenizer["path"] and tree["world"] is None:
     yield "config.tokenizer.path is empty, and neither config.model.path nor a world brings one"
-
-
-WRITTEN = ("samples", "held_out")  # of config.evaluate: what only a model that writes has
 
 
 def _scorer(tree: Mapping[str, Any]) -> Iterator[str]:

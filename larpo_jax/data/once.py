@@ -20,6 +20,7 @@ def alone(
 ) -> Iterator[None]:
   """Holds the lock of that path while the block runs.
 
+  The block looks again whether anything is left to do: who had the lock may have ended just before.
   The lock is the kernel's (flock): it ends with the process, however that ends. Who waits says so
   once, and calls wait(seconds), which may raise, between tries. Where a file system has no locks,
   or news has given the same for PATIENCE seconds because the holder hangs or is suspended, the

@@ -160,7 +160,7 @@ def fill(
     def begin(first: bytes) -> None:
       path = cache.directory / f"{first.decode()}.lock"
       held.enter_context(once.alone(path, cache.refresh, wait))
-      cache.refresh()  # the last one may have ended just before the lock was free
+      cache.refresh()
 
     several = jax.process_count() > 1
     lacking = _lacked_by_any(progress, cache) if several else _lacking(progress, cache, begin)
