@@ -29,7 +29,7 @@ PANELS = (
   ("implicit rewards (nats x beta)", (r"(eval_)?rewards/(chosen|rejected)",)),
   ("ranking accuracy (share of pairs)", (r"(eval_)?(rank/accuracy|rewards/accuracies)",)),
   ("rank metrics of the test split", (r"(eval_)?(score/)?(ndcg|mrr|kendall_tau|accuracy)",)),
-  ("KL to the reference (nats)", (r"eval_kl",)),
+  ("KL to the start (nats)", (r"eval_kl",)),
   # Of the responses that are trained on: a KL only where the policy itself wrote them.
   ("log-ratio to the reference (nats)", (r"kl",)),
   ("entropy (nats a token)", (r"(eval_)?entropy",)),

@@ -137,6 +137,19 @@ def test_what_the_policy_never_gets_right_is_no_pair(run, policy):
   assert len(policy) == COUNT
 
 
+def test_what_the_policy_does_not_end_is_no_answer(run, policy, monkeypatch):
+  sample = session.Session.sample
+
+  def cut(self, *asked, **how):
+    drawn = sample(self, *asked, **how)
+    finished = drawn.finished & (np.arange(len(drawn.finished)) % 2 == 0)[:, None]
+    return dataclasses.replace(drawn, finished=finished)
+
+  whole = said(*run(name="whole", continuations=2))
+  monkeypatch.setattr(session.Session, "sample", cut)
+  assert said(*run(name="cut", continuations=2)) == whole[::2]
+
+
 def test_an_answer_that_is_right_or_cut_or_lacks_a_step_has_no_wrong_step(run, policy, seed):
   known = list(wrong_answers(seed).items())[:3]
   (first, answers), (second, _), (third, _) = known
@@ -228,8 +241,9 @@ def test_what_is_drawn_depends_on_the_round_alone_and_is_read_where_it_is(
 def test_stopped_between_batches_a_round_goes_on_with_the_next(stop, run, policy):
   """To the same bits; no batch is sampled twice."""
   here, data = run(continuations=2)
-  every = [(question, begun) for question, begun, _ in policy]
-  assert len({jax.random.key_data(key).tobytes() for *_, key in policy}) == 1
+  said = lambda: [(*asked, jax.random.key_data(key).tobytes()) for *asked, key in policy]  # noqa: E731
+  every = said()
+  assert len({key for *_, key in every}) == 1
   policy.clear()
   with pytest.raises(loop.Preempted, match="the same command resumes"):
     run(name="stopped", continuations=2, guard=StopsAt(stop))
@@ -238,7 +252,7 @@ def test_stopped_between_batches_a_round_goes_on_with_the_next(stop, run, policy
   sampled = len(policy)
   assert sampled == (stop - 1) * len(every) / 3
   again, found = run(name="stopped", continuations=2)
-  assert [(question, begun) for question, begun, _ in policy] == every
+  assert said() == every
   assert lists(found) == lists(data)
   assert found.report.notes == data.report.notes
   assert told(again) == told(here)
